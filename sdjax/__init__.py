@@ -1,0 +1,38 @@
+"""Exact multi-label contrastive losses for JAX: Similarity-Dissimilarity and its family."""
+
+from sdjax import relations, sharded
+from sdjax.labels import LabelIndices
+from sdjax.losses import (
+    LOSSES,
+    all_loss,
+    any_loss,
+    contrastive_loss,
+    dissimilarity_only_loss,
+    jaccard_loss,
+    mulsupcon_loss,
+    sd_loss,
+    similarity_only_loss,
+    soft_jaccard_loss,
+    supcon_loss,
+    symmetric_loss,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LOSSES",
+    "LabelIndices",
+    "all_loss",
+    "any_loss",
+    "contrastive_loss",
+    "dissimilarity_only_loss",
+    "jaccard_loss",
+    "mulsupcon_loss",
+    "relations",
+    "sd_loss",
+    "sharded",
+    "similarity_only_loss",
+    "soft_jaccard_loss",
+    "supcon_loss",
+    "symmetric_loss",
+]

@@ -1,0 +1,471 @@
+"""The public losses: one core, many weights."""
+
+import difflib
+import functools
+from collections.abc import Callable, Iterable
+from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from sdjax import labels as labels_lib
+from sdjax import relations, sharded
+from sdjax.dense import Form, Implementation, Method, Normalizer, Pairs, dense
+from sdjax.labels import LabelIndices, Labels
+from sdjax.relations import Weight
+from sdjax.sharded import AxisName
+
+Array = jax.Array
+Reduction = Literal["mean", "none"]
+
+IMPLEMENTATIONS: dict[str, Implementation] = {"auto": dense, "dense": dense}
+_UNBOUNDED = np.iinfo(np.int32).max
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments that every loss takes; see `contrastive_loss`."""
+
+    temperature: ArrayLike
+    normalize: bool
+    where: ArrayLike | None
+    candidate_where: ArrayLike | None
+    form: Form
+    reduction: Reduction
+    axis_name: AxisName | None
+    implementation: str
+
+
+def contrastive_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    weight: str | Weight = "similarity_dissimilarity",
+    normalizer: Normalizer = "positives",
+    **options: Unpack[Options],
+) -> Array:
+    """Multi-label supervised contrastive loss with any weight.
+
+      L_i = −1/d_i · Σ_{p∈P(i)} w_ip · log( e^{s_ip} / Σ_{a∈A(i)} e^{s_ia} ),  s_ip = z_i·z_p / τ
+
+    A(i) are the other rows of the batch, or all the explicit candidates; P(i) are those with a
+    weight above 0; the loss is the mean of L_i over the anchors that have a positive, and 0 when
+    none has. With `form="in"`, the weighted sum stands inside the logarithm:
+    L_i = −log( Σ_p w_ip e^{s_ip} / Σ_a e^{s_ia} / d_i ). No gradient flows through the weights.
+
+    Args:
+      z: embeddings of the anchors, float [B, D]. Computation and result are in float32 for
+        dtypes of up to 32 bits, else in float64.
+      labels: label sets of the anchors: multi-hot bool, int or float [B, C], or `LabelIndices`.
+      candidates: embeddings to contrast with, float [R, D]; by default `z` itself, where no row
+        is its own candidate.
+      candidate_labels: label sets of the candidates, multi-hot [R, C] or `LabelIndices`.
+      weight: a name of `sdjax.relations.WEIGHTS`, or a function of an `Overlap` that returns
+        [B, R]. A pair whose weight is not above 0 (NaN included) is not a positive.
+      normalizer: d_i. "positives": |P(i)|; "weights": Σ_p w_ip; "labels": the anchor's number of
+        labels |S_i|; "batch_labels": the same, and the mean over anchors is weighted by |S_i|,
+        so that the loss is divided by Σ_i |S_i|.
+      temperature: τ > 0, scalar.
+      normalize: divide embeddings by their L2 norm; a zero embedding stays zero.
+      where: bool [B]; False rows are padding, neither anchors nor candidates, whatever they hold.
+      candidate_where: bool [R]; False rows are no candidates.
+      form: "out" (weights outside the logarithm) or "in".
+      reduction: "mean" gives a scalar, "none" gives [B], with 0 for anchors without a positive.
+      axis_name: mesh axis (or axes) along which the batch is sharded, inside shard_map or pmap.
+        Candidates are gathered along it, and the mean is that of the global batch.
+      implementation: "auto" or "dense".
+
+    Returns:
+      Scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError: if embeddings are not floating or labels cannot be label sets.
+      ValueError: if shapes do not match, an option is unknown, or (outside jit) a value is out of
+        range.
+
+    References:
+      Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
+    """
+    if isinstance(weight, str):
+        weight = relations.WEIGHTS[_one_of("weight", weight, relations.WEIGHTS)]
+    _one_of("normalizer", normalizer, get_args(Normalizer))
+    method = Method(weight, normalizer)
+    return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+
+def sd_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    **options: Unpack[Options],
+) -> Array:
+    """Similarity-Dissimilarity loss.
+
+      w = |S∩T| / |S| · 1 / (1 + |T\\S|),   L_i = −1/|P(i)| · Σ_{p∈P(i)} w_ip · log q_ip
+
+    for an anchor with label set S and a candidate with label set T. The paper's text leaves open
+    where the weight stands; here it multiplies the logarithm, since inside the logarithm of each
+    positive it would leave the gradient of `any_loss`.
+
+    Args:
+      z: embeddings, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets.
+      **options: `temperature=0.07`, `normalize=True`, `where=None`, `candidate_where=None`,
+        `form="out"`, `reduction="mean"`, `axis_name=None`, `implementation="auto"`, as in
+        `contrastive_loss`.
+
+    Returns:
+      Scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+
+    References:
+      Huang, Long, Luo, Similarity-Dissimilarity Loss for Multi-label Supervised Contrastive
+      Learning, 2024 (https://arxiv.org/abs/2410.13439).
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import sdjax
+      >>> z = jnp.array([[1.0, 0.0], [0.8, 0.6], [0.0, 1.0]])
+      >>> labels = jnp.array([[1, 1, 0], [1, 0, 0], [0, 0, 1]])
+      >>> print(sdjax.sd_loss(z, labels, temperature=0.5, reduction="none").round(4))
+      [0.092  0.2565 0.    ]
+    """
+    method = Method(relations.similarity_dissimilarity)
+    return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+
+def mulsupcon_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    normalizer: Normalizer = "batch_labels",
+    **options: Unpack[Options],
+) -> Array:
+    """MulSupCon loss: each label of the anchor has its own positives.
+
+      w = Σ_{l∈S∩T} 1/m_l(i),  m_l(i) = candidates of anchor i that carry label l
+      L = 1/Σ_i|S_i| · Σ_i Σ_p w_ip · (−log q_ip)
+
+    Args:
+      z, labels, candidates, candidate_labels: see `sd_loss`.
+      normalizer: "batch_labels" divides by Σ_i|S_i| as above; "labels" divides each anchor by
+        |S_i|, then takes the mean over the anchors that have a positive.
+      **options: see `contrastive_loss`.
+
+    Returns:
+      Scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+
+    References:
+      Zhang, Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
+    """
+    _one_of("normalizer", normalizer, get_args(Normalizer))
+    method = Method(lambda o: o.shared, normalizer, balance_labels=True)
+    return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+
+def jaccard_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    threshold: float = 0.5,
+    **options: Unpack[Options],
+) -> Array:
+    """MultiSupCon loss: positives overlap by at least `threshold`, weighted by their overlap.
+
+      w = |S∩T| / |S∪T| where that is at least the threshold
+
+    Args:
+      z, labels, candidates, candidate_labels: see `sd_loss`.
+      threshold: least Jaccard overlap of a positive, in (0, 1].
+      **options: see `contrastive_loss`.
+
+    Returns:
+      Scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+
+    References:
+      MultiSupCon, NeurIPS Workshop on Self-Supervised Learning, 2022.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must lie in (0, 1], got {threshold}.")
+    method = Method(functools.partial(relations.jaccard, threshold=threshold))
+    return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+
+def _member(name: str, method: Method, summary: str) -> Callable[..., Array]:
+    """A loss of the family that has no parameter of its own."""
+
+    def loss(
+        z: ArrayLike,
+        labels: Labels,
+        candidates: ArrayLike | None = None,
+        candidate_labels: Labels | None = None,
+        **options: Unpack[Options],
+    ) -> Array:
+        return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+    loss.__name__ = loss.__qualname__ = name
+    loss.__doc__ = summary + _MEMBER_DOC
+    return loss
+
+
+_MEMBER_DOC = """
+
+    Args:
+      z: embeddings, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets.
+      **options: see `contrastive_loss`.
+
+    Returns:
+      Scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+"""
+
+any_loss = _member(
+    "any_loss",
+    Method(relations.share_any),
+    "SupCon loss whose positives share any label: w = 1[|S∩T| > 0].",
+)
+all_loss = _member(
+    "all_loss",
+    Method(relations.share_all),
+    "SupCon loss whose positives share all labels: w = 1[S = T].",
+)
+soft_jaccard_loss = _member(
+    "soft_jaccard_loss",
+    Method(relations.soft_jaccard, "weights"),
+    "Every overlapping pair by its Jaccard overlap, each anchor's weights summing to 1:\n"
+    "    w = |S∩T| / |S∪T|, divided by Σ_p w (Audibert et al., 2024, base form).",
+)
+similarity_only_loss = _member(
+    "similarity_only_loss",
+    Method(relations.similarity_only),
+    "Ablation of `sd_loss`: w = K^s = |S∩T| / |S|.",
+)
+dissimilarity_only_loss = _member(
+    "dissimilarity_only_loss",
+    Method(relations.dissimilarity_only),
+    "Ablation of `sd_loss`: w = K^d = 1 / (1 + |T\\S|) where S and T share a label.",
+)
+symmetric_loss = _member(
+    "symmetric_loss",
+    Method(relations.symmetric),
+    "Symmetric variant of `sd_loss`: w = |S∩T| / |S∪T| · 1 / (1 + |SΔT|).",
+)
+
+
+def supcon_loss(
+    z: ArrayLike,
+    class_ids: ArrayLike,
+    candidates: ArrayLike | None = None,
+    candidate_class_ids: ArrayLike | None = None,
+    **options: Unpack[Options],
+) -> Array:
+    """Single-label supervised contrastive loss (SupCon): w = 1[same class].
+
+    Args:
+      z: embeddings, float [B, D].
+      class_ids: int [B], at least 0; -1 marks a row without a class, which has no positives.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_class_ids: int [R].
+      **options: see `contrastive_loss`.
+
+    Returns:
+      Scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+
+    References:
+      Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
+    """
+    labels = _class_labels("class_ids", class_ids)
+    candidate_labels = None
+    if candidate_class_ids is not None:
+        candidate_labels = _class_labels("candidate_class_ids", candidate_class_ids)
+    return any_loss(z, labels, candidates, candidate_labels, **options)
+
+
+def _class_labels(name: str, class_ids: ArrayLike) -> LabelIndices:
+    if np.ndim(class_ids) != 1 or not jnp.issubdtype(jnp.result_type(class_ids), jnp.integer):
+        raise ValueError(
+            f"{name} must be integers of shape [B], got {jnp.result_type(class_ids)} of shape "
+            f"{np.shape(class_ids)}."
+        )
+    return LabelIndices(jnp.asarray(class_ids)[:, None], _UNBOUNDED)
+
+
+LOSSES: dict[str, Callable[..., Array]] = {
+    "sd": sd_loss,
+    "mulsupcon": mulsupcon_loss,
+    "any": any_loss,
+    "all": all_loss,
+    "jaccard": jaccard_loss,
+    "soft_jaccard": soft_jaccard_loss,
+    "similarity_only": similarity_only_loss,
+    "dissimilarity_only": dissimilarity_only_loss,
+    "symmetric": symmetric_loss,
+    "supcon": supcon_loss,
+}
+
+
+def _loss(
+    method: Method,
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None,
+    candidate_labels: Labels | None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    implementation: str = "auto",
+) -> Array:
+    """`contrastive_loss` for a resolved method."""
+    _one_of("form", form, get_args(Form))
+    _one_of("reduction", reduction, get_args(Reduction))
+    _one_of("implementation", implementation, IMPLEMENTATIONS)
+    _check_temperature(temperature)
+    anchors = _side("z", z, "labels", labels, "where", where)
+    if candidates is not None and candidate_labels is not None:
+        names = ("candidates", "candidate_labels", "candidate_where")
+        others = _side(names[0], candidates, names[1], candidate_labels, names[2], candidate_where)
+        _check_same_space(anchors, others)
+    elif candidates is None and candidate_labels is None:
+        others = anchors
+        if candidate_where is not None:
+            mask = _mask("candidate_where", candidate_where, len(anchors.z))
+            others = anchors._replace(where=anchors.where & mask)
+    else:
+        raise ValueError("candidates and candidate_labels must be given together.")
+
+    dtype = _accumulation_dtype(anchors.z, others.z)
+    anchors, others = (s._replace(z=_embed(s, normalize, dtype)) for s in (anchors, others))
+    others = sharded.all_gather(others, axis_name)
+    pairs = Pairs(
+        anchors=anchors.z,
+        candidates=others.z,
+        anchor_labels=anchors.labels,
+        candidate_labels=others.labels,
+        where=anchors.where,
+        candidate_where=others.where,
+        self_index=sharded.global_index(len(anchors.z), axis_name) if candidates is None else None,
+    )
+    rows = IMPLEMENTATIONS[implementation](pairs, method, jnp.asarray(temperature, dtype), form)
+    if reduction == "none":
+        return rows.loss
+    total = sharded.global_sum((rows.loss * rows.weight).sum(), axis_name)
+    return total / jnp.maximum(sharded.global_sum(rows.weight.sum(), axis_name), 1)
+
+
+class _Side(NamedTuple):
+    """Anchors, or candidates: embeddings [B, D], label sets, and which rows are not padding."""
+
+    z: Array
+    labels: Labels
+    where: Array
+
+
+def _side(
+    z_name: str,
+    z: ArrayLike,
+    labels_name: str,
+    labels: Labels,
+    where_name: str,
+    where: ArrayLike | None,
+) -> _Side:
+    """Checks one side of the pairs; its padding becomes zeros without labels."""
+    z = jnp.asarray(z)
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"{z_name} must be floating, got {z.dtype}.")
+    if z.ndim != 2:
+        raise ValueError(f"{z_name} must be [rows, features], got shape {z.shape}.")
+    mask = None if where is None else _mask(where_name, where, len(z))
+    labels_lib.check_labels(labels_name, labels, mask)
+    if labels_lib.num_rows(labels) != len(z):
+        raise ValueError(
+            f"{z_name} and {labels_name} must have the same number of rows, got {len(z)} and "
+            f"{labels_lib.num_rows(labels)}."
+        )
+    if mask is None:
+        return _Side(z, labels, jnp.ones(len(z), bool))
+    # Selected before any arithmetic, so that padding may hold NaN.
+    return _Side(jnp.where(mask[:, None], z, 0), labels_lib.keep_rows(labels, mask), mask)
+
+
+def _mask(name: str, where: ArrayLike, num_rows: int) -> Array:
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_ or where.shape != (num_rows,):
+        raise ValueError(
+            f"{name} must be bool of shape ({num_rows},), got {where.dtype} of shape {where.shape}."
+        )
+    return where
+
+
+def _check_same_space(anchors: _Side, others: _Side) -> None:
+    if anchors.z.shape[1] != others.z.shape[1]:
+        raise ValueError(
+            f"z and candidates must have the same number of features, got shapes "
+            f"{anchors.z.shape} and {others.z.shape}."
+        )
+    relations.check_same_classes("labels", anchors.labels, "candidate_labels", others.labels)
+
+
+def _check_temperature(temperature: ArrayLike) -> None:
+    if np.ndim(temperature) != 0:
+        raise ValueError(f"temperature must be a scalar, got shape {np.shape(temperature)}.")
+    if labels_lib.is_known(temperature) and not 0 < float(temperature) < float("inf"):
+        raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+
+
+def _one_of(name: str, value: str, known: Iterable[str]) -> str:
+    """`value`, if it is one of `known`."""
+    names = list(known)
+    if value not in names:
+        nearest = difflib.get_close_matches(str(value), names, n=1)
+        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
+        raise ValueError(f"{name} must be one of {', '.join(names)}; got {value!r}.{hint}")
+    return value
+
+
+def _accumulation_dtype(*arrays: Array) -> jnp.dtype:
+    wide = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def _embed(side: _Side, normalize: bool, dtype: jnp.dtype) -> Array:
+    """Embeddings in the dtype of the computation, of unit length if asked for."""
+    z = side.z.astype(dtype)
+    if not normalize:
+        return z
+    # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True, initial=0))
+    zero = largest == 0
+    z = z / jnp.where(zero, 1, largest)
+    norm = jnp.sqrt(jnp.where(zero, 1, jnp.square(z).sum(axis=1, keepdims=True)))
+    return jnp.where(zero, 0, z / norm)

@@ -1,0 +1,172 @@
+"""From label sets to relations and weights.
+
+For an anchor with label set S and a candidate with label set T, everything here is a function of
+three numbers: |S∩T| (`shared`), |S| (`anchor_size`) and |T| (`candidate_size`).
+
+References:
+  Huang, Long, Luo, Similarity-Dissimilarity Loss for Multi-label Supervised Contrastive Learning,
+  2024 (https://arxiv.org/abs/2410.13439).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from sdjax import labels as labels_lib
+from sdjax.labels import LabelIndices, Labels
+
+Array = jax.Array
+
+
+class Overlap(NamedTuple):
+    """The three numbers that relate A anchors to R candidates.
+
+    Attributes:
+      shared: |S∩T|, float [A, R].
+      anchor_size: |S|, float [A, 1].
+      candidate_size: |T|, float [1, R].
+    """
+
+    shared: Array
+    anchor_size: Array
+    candidate_size: Array
+
+
+Weight = Callable[[Overlap], Array]
+
+
+def overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype = jnp.float32) -> Overlap:
+    """Overlap of each anchor's label set with each candidate's.
+
+    Args:
+      anchors: multi-hot bool, int or float [A, C], or `LabelIndices` [A, L].
+      candidates: multi-hot [R, C], or `LabelIndices` [R, L].
+      dtype: floating dtype of the result.
+
+    Returns:
+      `Overlap` of shared [A, R], anchor_size [A, 1] and candidate_size [1, R].
+
+    Raises:
+      TypeError, ValueError: if these are not label sets over the same labels.
+    """
+    labels_lib.check_labels("anchors", anchors)
+    labels_lib.check_labels("candidates", candidates)
+    check_same_classes("anchors", anchors, "candidates", candidates)
+    return unchecked_overlap(anchors, candidates, dtype)
+
+
+def unchecked_overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype) -> Overlap:
+    """`overlap` of label sets that were checked before."""
+    if _one_label_each(anchors) and _one_label_each(candidates):
+        a, c = jnp.asarray(anchors.indices), jnp.asarray(candidates.indices).T
+        return Overlap(
+            shared=((a == c) & (a >= 0)).astype(dtype),
+            anchor_size=(a >= 0).astype(dtype),
+            candidate_size=(c >= 0).astype(dtype),
+        )
+    a, c = labels_lib.multi_hot(anchors, dtype), labels_lib.multi_hot(candidates, dtype)
+    return Overlap(
+        shared=shared_labels(a, c),
+        anchor_size=a.sum(axis=1)[:, None],
+        candidate_size=c.sum(axis=1)[None, :],
+    )
+
+
+def shared_labels(anchors: Array, candidates: Array) -> Array:
+    """Matrix product of (scaled) multi-hot [A, C] and multi-hot [R, C] -> [A, R]."""
+    return jnp.matmul(anchors, candidates.T, precision=lax.Precision.HIGHEST)
+
+
+def check_same_classes(name: str, labels: Labels, other_name: str, other: Labels) -> None:
+    """Raises ValueError if the two are over different numbers of labels."""
+    num, other_num = labels_lib.num_classes(labels), labels_lib.num_classes(other)
+    if num != other_num:
+        raise ValueError(
+            f"{name} and {other_name} must have the same number of labels, "
+            f"got {num} and {other_num}."
+        )
+
+
+def _one_label_each(labels: Labels) -> bool:
+    return isinstance(labels, LabelIndices) and np.shape(labels.indices)[1] == 1
+
+
+def relation(anchors: Labels, candidates: Labels) -> Array:
+    """The relation of each anchor's label set S to each candidate's T.
+
+      1  disjoint     |S∩T| = 0 (an empty set is disjoint from every set)
+      2  identical    S = T
+      3  overlapping  neither contains the other
+      4  subset       T is a strict subset of S
+      5  superset     T is a strict superset of S
+
+    Args:
+      anchors: multi-hot [A, C], or `LabelIndices` [A, L].
+      candidates: multi-hot [R, C], or `LabelIndices` [R, L].
+
+    Returns:
+      int32 [A, R] in 1..5.
+    """
+    shared, anchor_size, candidate_size = overlap(anchors, candidates)
+    holds_anchor, holds_candidate = shared == anchor_size, shared == candidate_size
+    conditions = [shared == 0, holds_anchor & holds_candidate, holds_candidate, holds_anchor]
+    codes = [jnp.full_like(shared, code, dtype=jnp.int32) for code in (1, 2, 4, 5)]
+    return jnp.select(conditions, codes, jnp.full_like(codes[0], 3))
+
+
+def similarity_dissimilarity(o: Overlap) -> Array:
+    """The weight of the Similarity-Dissimilarity loss: |S∩T| / |S| · 1 / (1 + |T\\S|)."""
+    return similarity_only(o) * dissimilarity_only(o)
+
+
+def similarity_only(o: Overlap) -> Array:
+    """K^s = |S∩T| / |S|, the share of the anchor's labels that the candidate has."""
+    return o.shared / jnp.maximum(o.anchor_size, 1)
+
+
+def dissimilarity_only(o: Overlap) -> Array:
+    """K^d = 1 / (1 + |T\\S|) where S and T share a label, else 0."""
+    return share_any(o) / (1 + o.candidate_size - o.shared)
+
+
+def symmetric(o: Overlap) -> Array:
+    """Jaccard · 1 / (1 + |SΔT|), the same from S to T as from T to S."""
+    return soft_jaccard(o) / (1 + o.anchor_size + o.candidate_size - 2 * o.shared)
+
+
+def soft_jaccard(o: Overlap) -> Array:
+    """|S∩T| / |S∪T|."""
+    return o.shared / jnp.maximum(o.anchor_size + o.candidate_size - o.shared, 1)
+
+
+def jaccard(o: Overlap, threshold: float = 0.5) -> Array:
+    """|S∩T| / |S∪T| where that is at least `threshold`, else 0."""
+    weight = soft_jaccard(o)
+    return jnp.where(weight >= threshold, weight, 0)
+
+
+def share_any(o: Overlap) -> Array:
+    """1 where S and T share a label, else 0."""
+    return (o.shared > 0).astype(o.shared.dtype)
+
+
+def share_all(o: Overlap) -> Array:
+    """1 where S and T are identical and not empty, else 0."""
+    identical = (o.shared == o.anchor_size) & (o.shared == o.candidate_size) & (o.shared > 0)
+    return identical.astype(o.shared.dtype)
+
+
+WEIGHTS: dict[str, Weight] = {
+    "similarity_dissimilarity": similarity_dissimilarity,
+    "similarity_only": similarity_only,
+    "dissimilarity_only": dissimilarity_only,
+    "symmetric": symmetric,
+    "any": share_any,
+    "all": share_all,
+    "jaccard": jaccard,
+    "soft_jaccard": soft_jaccard,
+}

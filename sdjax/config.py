@@ -4,12 +4,9 @@ Every field has a default, so that `Config()` is a valid run and a config file s
 only what makes it different.
 """
 
-import dataclasses
-import difflib
-import typing
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from sdjax.checks import suggest as suggest
 
 ENCODERS = ("auto", "mlp", "convnet")
 RECIPES = ("probe", "finetune", "joint", "bce")
@@ -115,10 +112,3 @@ class Config:
     evaluate_every: int = 10  # epochs between validations
     checkpoint_every: int = 200  # steps
     keep_checkpoints: int = 2
-
-
-def suggest(kind: str, name: str, known: Sequence[str]) -> str:
-    """An error text for an unknown `name`, with the nearest known one where there is one."""
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    return f"Unknown {kind} {name!r}.{hint} Known: {', '.join(known)}."

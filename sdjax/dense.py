@@ -11,7 +11,7 @@ from jax import lax
 from sdjax import labels as labels_lib
 from sdjax import relations
 from sdjax.labels import Labels
-from sdjax.relations import Overlap, Weight
+from sdjax.relations import Weight
 
 Array = jax.Array
 Form = Literal["out", "in"]

@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -28,7 +29,7 @@ class LabelIndices:
 
     @classmethod
     def from_multi_hot(cls, labels: ArrayLike) -> "LabelIndices":
-        """Label indices of multi-hot `labels` [B, C]; L is the largest set. Not for use under jit."""
+        """Label indices of multi-hot `labels` [B, C], L being the largest set. Not under jit."""
         rows = [np.flatnonzero(row) for row in np.asarray(labels)]
         width = max([1, *map(len, rows)])
         padded = [np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows]
@@ -82,34 +83,38 @@ def check_labels(name: str, labels: Labels, where: Array | None = None) -> None:
       ValueError: if the rank is not 2, a multi-hot value is neither 0 nor 1, or an index lies
         outside [-1, num_classes).
     """
-    indexed = isinstance(labels, LabelIndices)
-    array = labels.indices if indexed else labels
+    if isinstance(labels, LabelIndices):
+        array, bound = labels.indices, labels.num_classes
+        name, shape_text = f"{name}.indices", "[B, L]"
+    else:
+        array, bound, shape_text = labels, None, "multi-hot [B, C]"
     shape, dtype = np.shape(array), jnp.result_type(array)
     if len(shape) != 2:
-        form = f"{name}.indices must be [B, L]" if indexed else f"{name} must be multi-hot [B, C]"
-        raise ValueError(f"{form}, got shape {shape}.")
-    if indexed and not jnp.issubdtype(dtype, jnp.integer):
-        raise TypeError(f"{name}.indices must be integers, got {dtype}.")
+        raise ValueError(f"{name} must be {shape_text}, got shape {shape}.")
+    if bound is not None and not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {dtype}.")
     if jnp.issubdtype(dtype, jnp.complexfloating):
         raise TypeError(f"{name} must be bool, integer or float, got {dtype}.")
     if not is_known(array):
         return
     values = np.asarray(array)
-    if indexed:
-        wrong = (values < -1) | (values >= labels.num_classes)
-        expected = f"{name}.indices must lie in [0, {labels.num_classes}), or be -1 as padding"
+    if bound is not None:
+        wrong = (values < -1) | (values >= bound)
+        expected = f"lie in [0, {bound}), or be -1 as padding"
     else:
         wrong = (values != 0) & (values != 1)
-        expected = f"{name} must be 0 or 1"
+        expected = "be 0 or 1"
     if where is not None and is_known(where) and np.shape(where) == shape[:1]:
         wrong &= np.asarray(where)[:, None]
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(f"{expected}; got {values[row, column]} in row {row}, column {column}.")
+        raise ValueError(
+            f"{name} must {expected}; got {values[row, column]} in row {row}, column {column}."
+        )
 
 
 def is_known(array: ArrayLike) -> bool:
     """Whether the values of `array` can be read here: not traced, and held by this process."""
-    if isinstance(array, jax.core.Tracer):
+    if isinstance(array, Tracer):
         return False
     return not isinstance(array, jax.Array) or array.is_fully_addressable

@@ -1,18 +1,25 @@
 """The public losses: one core, many weights."""
 
-import difflib
 import functools
-from collections.abc import Callable, Iterable
-from typing import Literal, NamedTuple, TypedDict, Unpack, get_args
+from collections.abc import Callable
+from typing import Literal, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from sdjax import labels as labels_lib
 from sdjax import relations, sharded
+from sdjax.checks import one_of
 from sdjax.dense import Form, Implementation, Method, Normalizer, Pairs, dense
+from sdjax.inputs import (
+    accumulation_dtype,
+    check_mask,
+    check_same_space,
+    check_temperature,
+    embed,
+    prepare,
+)
 from sdjax.labels import LabelIndices, Labels
 from sdjax.relations import Weight
 from sdjax.sharded import AxisName
@@ -90,8 +97,8 @@ def contrastive_loss(
       Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
     """
     if isinstance(weight, str):
-        weight = relations.WEIGHTS[_one_of("weight", weight, relations.WEIGHTS)]
-    _one_of("normalizer", normalizer, get_args(Normalizer))
+        weight = relations.WEIGHTS[one_of("weight", weight, relations.WEIGHTS)]
+    one_of("normalizer", normalizer, get_args(Normalizer))
     method = Method(weight, normalizer)
     return _loss(method, z, labels, candidates, candidate_labels, **options)
 
@@ -171,7 +178,7 @@ def mulsupcon_loss(
     References:
       Zhang, Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
     """
-    _one_of("normalizer", normalizer, get_args(Normalizer))
+    one_of("normalizer", normalizer, get_args(Normalizer))
     method = Method(lambda o: o.shared, normalizer, balance_labels=True)
     return _loss(method, z, labels, candidates, candidate_labels, **options)
 
@@ -347,25 +354,27 @@ def _loss(
     implementation: str = "auto",
 ) -> Array:
     """`contrastive_loss` for a resolved method."""
-    _one_of("form", form, get_args(Form))
-    _one_of("reduction", reduction, get_args(Reduction))
-    _one_of("implementation", implementation, IMPLEMENTATIONS)
-    _check_temperature(temperature)
-    anchors = _side("z", z, "labels", labels, "where", where)
+    one_of("form", form, get_args(Form))
+    one_of("reduction", reduction, get_args(Reduction))
+    one_of("implementation", implementation, IMPLEMENTATIONS)
+    check_temperature(temperature)
+    anchors = prepare("z", z, "labels", labels, "where", where)
     if candidates is not None and candidate_labels is not None:
         names = ("candidates", "candidate_labels", "candidate_where")
-        others = _side(names[0], candidates, names[1], candidate_labels, names[2], candidate_where)
-        _check_same_space(anchors, others)
+        others = prepare(
+            names[0], candidates, names[1], candidate_labels, names[2], candidate_where
+        )
+        check_same_space(anchors, others)
     elif candidates is None and candidate_labels is None:
         others = anchors
         if candidate_where is not None:
-            mask = _mask("candidate_where", candidate_where, len(anchors.z))
+            mask = check_mask("candidate_where", candidate_where, len(anchors.z))
             others = anchors._replace(where=anchors.where & mask)
     else:
         raise ValueError("candidates and candidate_labels must be given together.")
 
-    dtype = _accumulation_dtype(anchors.z, others.z)
-    anchors, others = (s._replace(z=_embed(s, normalize, dtype)) for s in (anchors, others))
+    dtype = accumulation_dtype(anchors.z, others.z)
+    anchors, others = (s._replace(z=embed(s, normalize, dtype)) for s in (anchors, others))
     others = sharded.all_gather(others, axis_name)
     pairs = Pairs(
         anchors=anchors.z,
@@ -381,91 +390,3 @@ def _loss(
         return rows.loss
     total = sharded.global_sum((rows.loss * rows.weight).sum(), axis_name)
     return total / jnp.maximum(sharded.global_sum(rows.weight.sum(), axis_name), 1)
-
-
-class _Side(NamedTuple):
-    """Anchors, or candidates: embeddings [B, D], label sets, and which rows are not padding."""
-
-    z: Array
-    labels: Labels
-    where: Array
-
-
-def _side(
-    z_name: str,
-    z: ArrayLike,
-    labels_name: str,
-    labels: Labels,
-    where_name: str,
-    where: ArrayLike | None,
-) -> _Side:
-    """Checks one side of the pairs; its padding becomes zeros without labels."""
-    z = jnp.asarray(z)
-    if not jnp.issubdtype(z.dtype, jnp.floating):
-        raise TypeError(f"{z_name} must be floating, got {z.dtype}.")
-    if z.ndim != 2:
-        raise ValueError(f"{z_name} must be [rows, features], got shape {z.shape}.")
-    mask = None if where is None else _mask(where_name, where, len(z))
-    labels_lib.check_labels(labels_name, labels, mask)
-    if labels_lib.num_rows(labels) != len(z):
-        raise ValueError(
-            f"{z_name} and {labels_name} must have the same number of rows, got {len(z)} and "
-            f"{labels_lib.num_rows(labels)}."
-        )
-    if mask is None:
-        return _Side(z, labels, jnp.ones(len(z), bool))
-    # Selected before any arithmetic, so that padding may hold NaN.
-    return _Side(jnp.where(mask[:, None], z, 0), labels_lib.keep_rows(labels, mask), mask)
-
-
-def _mask(name: str, where: ArrayLike, num_rows: int) -> Array:
-    where = jnp.asarray(where)
-    if where.dtype != jnp.bool_ or where.shape != (num_rows,):
-        raise ValueError(
-            f"{name} must be bool of shape ({num_rows},), got {where.dtype} of shape {where.shape}."
-        )
-    return where
-
-
-def _check_same_space(anchors: _Side, others: _Side) -> None:
-    if anchors.z.shape[1] != others.z.shape[1]:
-        raise ValueError(
-            f"z and candidates must have the same number of features, got shapes "
-            f"{anchors.z.shape} and {others.z.shape}."
-        )
-    relations.check_same_classes("labels", anchors.labels, "candidate_labels", others.labels)
-
-
-def _check_temperature(temperature: ArrayLike) -> None:
-    if np.ndim(temperature) != 0:
-        raise ValueError(f"temperature must be a scalar, got shape {np.shape(temperature)}.")
-    if labels_lib.is_known(temperature) and not 0 < float(temperature) < float("inf"):
-        raise ValueError(f"temperature must be positive and finite, got {temperature}.")
-
-
-def _one_of(name: str, value: str, known: Iterable[str]) -> str:
-    """`value`, if it is one of `known`."""
-    names = list(known)
-    if value not in names:
-        nearest = difflib.get_close_matches(str(value), names, n=1)
-        hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-        raise ValueError(f"{name} must be one of {', '.join(names)}; got {value!r}.{hint}")
-    return value
-
-
-def _accumulation_dtype(*arrays: Array) -> jnp.dtype:
-    wide = any(array.dtype == jnp.float64 for array in arrays)
-    return jnp.dtype(jnp.float64 if wide else jnp.float32)
-
-
-def _embed(side: _Side, normalize: bool, dtype: jnp.dtype) -> Array:
-    """Embeddings in the dtype of the computation, of unit length if asked for."""
-    z = side.z.astype(dtype)
-    if not normalize:
-        return z
-    # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True, initial=0))
-    zero = largest == 0
-    z = z / jnp.where(zero, 1, largest)
-    norm = jnp.sqrt(jnp.where(zero, 1, jnp.square(z).sum(axis=1, keepdims=True)))
-    return jnp.where(zero, 0, z / norm)

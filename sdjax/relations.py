@@ -9,7 +9,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import jax
 import jax.numpy as jnp
@@ -91,7 +91,7 @@ def check_same_classes(name: str, labels: Labels, other_name: str, other: Labels
         )
 
 
-def _one_label_each(labels: Labels) -> bool:
+def _one_label_each(labels: Labels) -> TypeGuard[LabelIndices]:
     return isinstance(labels, LabelIndices) and np.shape(labels.indices)[1] == 1
 
 

@@ -1,0 +1,92 @@
+"""What the losses are given, checked and made ready: one `Side` for anchors, one for candidates."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from sdjax import labels as labels_lib
+from sdjax import relations
+from sdjax.labels import Labels
+
+Array = jax.Array
+
+
+class Side(NamedTuple):
+    """Anchors, or candidates: embeddings [B, D], label sets, and which rows are not padding."""
+
+    z: Array
+    labels: Labels
+    where: Array
+
+
+def prepare(
+    z_name: str,
+    z: ArrayLike,
+    labels_name: str,
+    labels: Labels,
+    where_name: str,
+    where: ArrayLike | None,
+) -> Side:
+    """Checks one side of the pairs; its padding becomes zeros without labels."""
+    z = jnp.asarray(z)
+    if not jnp.issubdtype(z.dtype, jnp.floating):
+        raise TypeError(f"{z_name} must be floating, got {z.dtype}.")
+    if z.ndim != 2:
+        raise ValueError(f"{z_name} must be [rows, features], got shape {z.shape}.")
+    mask = None if where is None else check_mask(where_name, where, len(z))
+    labels_lib.check_labels(labels_name, labels, mask)
+    if labels_lib.num_rows(labels) != len(z):
+        raise ValueError(
+            f"{z_name} and {labels_name} must have the same number of rows, got {len(z)} and "
+            f"{labels_lib.num_rows(labels)}."
+        )
+    if mask is None:
+        return Side(z, labels, jnp.ones(len(z), bool))
+    # Selected before any arithmetic, so that padding may hold NaN.
+    return Side(jnp.where(mask[:, None], z, 0), labels_lib.keep_rows(labels, mask), mask)
+
+
+def check_mask(name: str, where: ArrayLike, num_rows: int) -> Array:
+    where = jnp.asarray(where)
+    if where.dtype != jnp.bool_ or where.shape != (num_rows,):
+        raise ValueError(
+            f"{name} must be bool of shape ({num_rows},), got {where.dtype} of shape {where.shape}."
+        )
+    return where
+
+
+def check_same_space(anchors: Side, others: Side) -> None:
+    if anchors.z.shape[1] != others.z.shape[1]:
+        raise ValueError(
+            f"z and candidates must have the same number of features, got shapes "
+            f"{anchors.z.shape} and {others.z.shape}."
+        )
+    relations.check_same_classes("labels", anchors.labels, "candidate_labels", others.labels)
+
+
+def check_temperature(temperature: ArrayLike) -> None:
+    if np.ndim(temperature) != 0:
+        raise ValueError(f"temperature must be a scalar, got shape {np.shape(temperature)}.")
+    if labels_lib.is_known(temperature) and not 0 < np.asarray(temperature) < np.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}.")
+
+
+def accumulation_dtype(*arrays: Array) -> jnp.dtype:
+    wide = any(array.dtype == jnp.float64 for array in arrays)
+    return jnp.dtype(jnp.float64 if wide else jnp.float32)
+
+
+def embed(side: Side, normalize: bool, dtype: jnp.dtype) -> Array:
+    """Embeddings in the dtype of the computation, of unit length if asked for."""
+    z = side.z.astype(dtype)
+    if not normalize:
+        return z
+    # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
+    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True, initial=0))
+    zero = largest == 0
+    z = z / jnp.where(zero, 1, largest)
+    norm = jnp.sqrt(jnp.where(zero, 1, jnp.square(z).sum(axis=1, keepdims=True)))
+    return jnp.where(zero, 0, z / norm)

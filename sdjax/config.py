@@ -4,9 +4,11 @@ Every field has a default, so that `Config()` is a valid run and a config file s
 only what makes it different.
 """
 
+import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from sdjax.checks import suggest as suggest
+from sdjax.checks import suggest
 
 ENCODERS = ("auto", "mlp", "convnet")
 RECIPES = ("probe", "finetune", "joint", "bce")
@@ -112,3 +114,20 @@ class Config:
     evaluate_every: int = 10  # epochs between validations
     checkpoint_every: int = 200  # steps
     keep_checkpoints: int = 2
+
+
+def check_overrides(arguments: Iterable[str], kind: type) -> None:
+    """Raises ValueError for a `--config.NAME=VALUE` whose name `kind` lacks, with the nearest."""
+    known = list(_field_names(kind))
+    for argument in arguments:
+        name = argument.partition("=")[0].lstrip("-")
+        if name.startswith("config.") and name.removeprefix("config.") not in known:
+            raise ValueError(suggest("config key", name.removeprefix("config."), known))
+
+
+def _field_names(kind: type, prefix: str = "") -> Iterable[str]:
+    for each in dataclasses.fields(kind):
+        if dataclasses.is_dataclass(each.type):
+            yield from _field_names(each.type, f"{prefix}{each.name}.")
+        else:
+            yield prefix + each.name

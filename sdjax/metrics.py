@@ -27,6 +27,7 @@ TOP_KS = (1, 3, 5)
 GROUPS = ("head", "medium", "tail")
 LOWER_IS_BETTER = ("ranking_loss", "hamming_loss")
 DEFAULT_THRESHOLD = 0.5
+BLOCK_SIZE = 4_000_000
 
 Bools = NDArray[np.bool_]
 Floats = NDArray[np.floating]
@@ -106,13 +107,13 @@ def per_label(
     """
     truth, scores = _check_split(labels, scores)
     predicted = scores >= _check_thresholds(thresholds, truth.shape[1])
-    curves = [_curve(t, s) for t, s in zip(truth.T, scores.T, strict=True)]
+    ap_and_auc = [_ap_and_auc(_curve(t, s)) for t, s in zip(truth.T, scores.T, strict=True)]
     positives, predictions = truth.sum(axis=0), predicted.sum(axis=0)
     hits = (truth & predicted).sum(axis=0)
     f1 = 2 * hits / np.maximum(positives + predictions, 1)
     return {
-        "average_precision": [_average_precision(curve) for curve in curves],
-        "auc": [_auc(curve) for curve in curves],
+        "average_precision": [ap for ap, _ in ap_and_auc],
+        "auc": [auc for _, auc in ap_and_auc],
         "f1": [float(f) if p else None for f, p in zip(f1, positives, strict=True)],
         "positives": positives.tolist(),
         "predicted": predictions.tolist(),
@@ -204,6 +205,10 @@ def _auc(curve: _Curve) -> float | None:
     return float((-np.diff(misses) * (curve.hits[:-1] + curve.hits[1:])).sum() / (2 * pairs))
 
 
+def _ap_and_auc(curve: _Curve) -> tuple[float | None, float | None]:
+    return _average_precision(curve), _auc(curve)
+
+
 def _best_threshold(curve: _Curve) -> float:
     if not curve.hits[0]:
         return DEFAULT_THRESHOLD
@@ -242,20 +247,25 @@ def _precision_at(k: int, truth: Bools, scores: Floats) -> float | None:
 
 
 def _ranking(truth: Bools, scores: Floats) -> dict[str, float | None]:
-    rows = truth.any(axis=1) & ~truth.all(axis=1)
-    if not rows.any():
+    rows = np.flatnonzero(truth.any(axis=1) & ~truth.all(axis=1))
+    if not len(rows):
         return {"ranking_loss": None, "lrap": None}
-    truth, scores = truth[rows], scores[rows]
+    # Blocks of rows bound the memory that ranks take.
+    blocks = np.array_split(rows, -(-len(rows) * truth.shape[1] // BLOCK_SIZE))
+    each = [_ranking_of_examples(truth[block], scores[block]) for block in blocks]
+    loss, precision = np.concatenate(each, axis=1).mean(axis=1)
+    return {"ranking_loss": float(loss), "lrap": float(precision)}
+
+
+def _ranking_of_examples(truth: Bools, scores: Floats) -> NDArray[np.float64]:
+    """Ranking loss and ranking average precision of each example, [2, N]."""
     # Of each label: how many labels, and how many true ones, score as high or higher.
     rank = stats.rankdata(-scores, method="max", axis=1)
     true_rank = stats.rankdata(np.where(truth, -scores, np.inf), method="max", axis=1)
     true, false = truth.sum(axis=1), (~truth).sum(axis=1)
     wrong = np.where(truth, rank - true_rank, 0).sum(axis=1)
     precision = np.where(truth, true_rank / rank, 0).sum(axis=1)
-    return {
-        "ranking_loss": float((wrong / (true * false)).mean()),
-        "lrap": float((precision / true).mean()),
-    }
+    return np.stack([wrong / (true * false), precision / true])
 
 
 def _counts(truth: Bools) -> dict[str, int]:

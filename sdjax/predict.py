@@ -1,0 +1,61 @@
+"""Probabilities and embeddings of new rows: `python -m sdjax.predict --workdir=... --input=...`."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from absl import app, flags, logging
+
+from sdjax.checks import suggest
+from sdjax.data import read_inputs
+from sdjax.training import load
+
+FLAGS = flags.FLAGS
+SUFFIXES = (".npz", ".csv", ".parquet", ".jsonl")
+
+
+def main(argv: list[str]) -> None:
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    logging.set_verbosity(logging.WARNING)
+    try:
+        count = predict(Path(FLAGS.workdir), Path(FLAGS.input), Path(FLAGS.output))
+    except (OSError, ValueError) as error:
+        sys.exit(f"Error: {error}")
+    print(f"Wrote {count} rows to {FLAGS.output}")
+
+
+def predict(workdir: Path, source: Path, output: Path) -> int:
+    """Writes probabilities and embeddings of the rows of `source` to `output`; returns how many."""
+    if output.suffix not in SUFFIXES:
+        raise ValueError(suggest("output format", output.suffix, SUFFIXES))
+    model = load(workdir)
+    x, ids = read_inputs(source, model.preprocess)
+    scores, embeddings = model.run(x)
+    ids = ids or [str(row) for row in range(len(x))]
+    output.parent.mkdir(parents=True, exist_ok=True)
+    if output.suffix == ".npz":
+        names = {"id": np.array(ids), "label_names": np.array(model.label_names)}
+        np.savez(output, probabilities=scores, embeddings=embeddings, **names)
+    elif output.suffix == ".jsonl":
+        with output.open("w") as file:
+            for key, p, e in zip(ids, scores, embeddings, strict=True):
+                probabilities = dict(zip(model.label_names, p.tolist(), strict=True))
+                row = {"id": key, "probabilities": probabilities, "embedding": e.tolist()}
+                file.write(json.dumps(row) + "\n")
+    else:
+        columns = [f"p_{name}" for name in model.label_names]
+        columns += [f"e_{i}" for i in range(embeddings.shape[1])]
+        frame = pd.DataFrame(np.concatenate([scores, embeddings], axis=1), columns=columns)
+        frame.insert(0, "id", ids)
+        frame.to_csv(output, index=False) if output.suffix == ".csv" else frame.to_parquet(output)
+    return len(x)
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Workdir of the trained run.", required=True)
+    flags.DEFINE_string("input", None, "File of new rows, as for training.", required=True)
+    flags.DEFINE_string("output", None, "File to write: .npz, .csv, .parquet or .jsonl.", required=True)
+    app.run(main)

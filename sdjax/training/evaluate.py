@@ -1,0 +1,93 @@
+"""Scores and embeddings of a whole split."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sdjax import metrics as metrics_lib
+from sdjax.data import Source, evaluation_batches, to_device
+from sdjax.training.mesh import Mesh, batch_sharding
+from sdjax.training.phases import Phase
+from sdjax.training.state import TrainState
+from sdjax.training.step import Objective
+
+Array = jax.Array
+Forward = Callable[[nnx.State, nnx.State, Array], tuple[Array, Array]]
+
+
+class Outputs(NamedTuple):
+    """Of N examples.
+
+    Attributes:
+      scores: probabilities of the labels, float32 [N, C].
+      embeddings: representations of the encoder, float32 [N, H].
+    """
+
+    scores: np.ndarray
+    embeddings: np.ndarray
+
+
+def make_forward(graph: nnx.GraphDef) -> Forward:
+    """The jitted model, as a function of (params, variables, x) -> (scores, embeddings)."""
+
+    @jax.jit
+    def forward(params: nnx.State, variables: nnx.State, x: Array) -> tuple[Array, Array]:
+        model = nnx.merge(graph, params, variables)
+        representation = model.encode(x)
+        return jax.nn.sigmoid(model.classify(representation)), representation
+
+    return forward
+
+
+def run_model(
+    forward: Forward,
+    params: nnx.State,
+    variables: nnx.State,
+    source: Source,
+    batch_size: int,
+    mesh: Mesh,
+) -> Outputs:
+    """Scores and embeddings of every example of `source`, in order."""
+    parts = []
+    for batch in evaluation_batches(source, batch_size):
+        x = to_device({"x": batch["x"]}, batch_sharding(mesh))["x"]
+        outputs = jax.device_get(forward(params, variables, x))
+        parts.append([output[batch["where"]] for output in outputs])
+    scores, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return Outputs(scores, embeddings)
+
+
+def make_validate(
+    objective: Objective,
+    forward: Forward,
+    source: Source,
+    batch_size: int,
+    mesh: Mesh,
+    phase: Phase,
+) -> Callable[[TrainState], dict[str, float]]:
+    """A function from state to the numbers that the learning curves show of a split.
+
+    Losses are means over the batches, by their number of examples, without augmentation; mAP and
+    F1 are added where the phase trains the classifier.
+    """
+    losses = jax.jit(lambda params, variables, batch: objective(params, variables, batch, None))
+
+    def validate(state: TrainState) -> dict[str, float]:
+        params, variables = state.best_params, state.variables
+        totals: dict[str, float] = {}
+        for batch in evaluation_batches(source, batch_size):
+            batch = to_device(batch, batch_sharding(mesh))
+            loss, terms = jax.device_get(losses(params, variables, batch))
+            share = float(batch["where"].sum()) / len(source)
+            for name, value in {"loss": loss, **terms}.items():
+                totals[name] = totals.get(name, 0.0) + share * float(value)
+        if phase.supervised:
+            scores = run_model(forward, params, variables, source, batch_size, mesh).scores
+            values = metrics_lib.evaluate(source.labels, scores)
+            totals |= {name: values[name] for name in ("mAP", "micro_f1", "macro_f1")}
+        return totals
+
+    return validate

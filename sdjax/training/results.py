@@ -1,0 +1,70 @@
+"""The numbers and the pictures that a run ends with."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from sdjax import metrics as metrics_lib
+from sdjax.analysis import ReportInputs
+from sdjax.analysis import write_report as write_report_files
+from sdjax.config import Config
+from sdjax.data import Dataset
+from sdjax.training.evaluate import Outputs
+from sdjax.training.records import read_records
+
+HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc", "p_at_1")
+
+
+def test_results(
+    dataset: Dataset, validation_scores: np.ndarray, test_scores: np.ndarray
+) -> dict[str, Any]:
+    """`results.json`: metrics of validation and test at a threshold of 0.5 ("test"), and at
+    thresholds that were tuned on validation ("test_tuned"), which are given by label."""
+    validation_labels, test_labels = dataset.validation.labels, dataset.test.labels
+    counts = dataset.train.labels.sum(axis=0)
+    thresholds = metrics_lib.tune_thresholds(validation_labels, validation_scores)
+
+    def evaluate(labels: np.ndarray, scores: np.ndarray, at: float | np.ndarray) -> dict[str, Any]:
+        return metrics_lib.evaluate(labels, scores, thresholds=at, train_counts=counts)
+
+    return {
+        "test": evaluate(test_labels, test_scores, 0.5),
+        "test_tuned": evaluate(test_labels, test_scores, thresholds),
+        "validation": evaluate(validation_labels, validation_scores, 0.5),
+        "thresholds": dict(zip(dataset.label_names, map(float, thresholds), strict=True)),
+    }
+
+
+def write_report(
+    workdir: Path, config: Config, dataset: Dataset, outputs: Outputs, results: dict[str, Any]
+) -> Path:
+    """Writes `report/` and returns the path of its `report.md`."""
+    inputs = ReportInputs(
+        title=dataset.name,
+        loss=config.loss.name,
+        label_names=dataset.label_names,
+        history=read_records(workdir / "metrics.jsonl"),
+        train_labels=dataset.train.labels,
+        test_labels=dataset.test.labels,
+        test_scores=outputs.scores,
+        test_embeddings=outputs.embeddings,
+        results=results,
+        config=dataclasses.asdict(config),
+    )
+    return write_report_files(workdir, inputs)
+
+
+def print_results(results: dict[str, Any], console: Console) -> None:
+    """Prints a table of the main test metrics."""
+    table = Table(title="Test", title_justify="left")
+    table.add_column("metric")
+    table.add_column("threshold 0.5", justify="right")
+    table.add_column("tuned on validation", justify="right")
+    for name in HEADLINES:
+        values = [results[split].get(name) for split in ("test", "test_tuned")]
+        table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
+    console.print(table)

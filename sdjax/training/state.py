@@ -1,0 +1,88 @@
+"""The training state: one pytree, all that a step needs besides its batch."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from sdjax.config import Config
+from sdjax.models import Model
+from sdjax.training.optimizer import make_optimizer
+from sdjax.training.phases import Phase
+
+Array = jax.Array
+
+
+class TrainState(NamedTuple):
+    """The training state.
+
+    Attributes:
+      step: steps taken since the start of the run, int32 scalar.
+      params: parameters of the model.
+      variables: its other variables, such as batch statistics.
+      opt_state: of the phase's optimizer.
+      average: exponential moving average of `params`, or None.
+      key: random key data, uint32; each step folds its number into it.
+    """
+
+    step: Array
+    params: nnx.State
+    variables: nnx.State
+    opt_state: Any
+    average: nnx.State | None
+    key: Array
+
+    @property
+    def best_params(self) -> nnx.State:
+        """The parameters to evaluate and to carry into the next phase."""
+        return self.params if self.average is None else self.average
+
+
+def init_model(
+    config: Config, input_shape: tuple[int, ...], num_classes: int, key: Array
+) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    """A fresh model as (graph, parameters, other variables)."""
+    model = Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=key))
+    return nnx.split(model, nnx.Param, ...)
+
+
+def init_state(
+    config: Config, input_shape: tuple[int, ...], num_classes: int, phase: Phase
+) -> TrainState:
+    """The state before the first step of `phase`, with fresh parameters."""
+    params_key, step_key = jax.random.split(jax.random.key(config.seed))
+    _, params, variables = init_model(config, input_shape, num_classes, params_key)
+    state = TrainState(
+        step=jnp.asarray(phase.start, jnp.int32),
+        params=params,
+        variables=variables,
+        opt_state=None,
+        average=None,
+        key=jax.random.key_data(step_key),
+    )
+    return begin_phase(state, phase)
+
+
+def begin_phase(state: TrainState, phase: Phase) -> TrainState:
+    """`state` with the optimizer of `phase`, which starts from the best parameters so far."""
+    params = state.best_params
+    optimizer = make_optimizer(phase.config, phase.num_steps, phase.trained, params)
+    averaged = phase.config.ema_decay > 0
+    return state._replace(
+        params=params,
+        opt_state=optimizer.init(params),
+        # A copy: donated buffers must not appear twice.
+        average=jax.tree.map(jnp.copy, params) if averaged else None,
+    )
+
+
+def update_average(
+    average: nnx.State | None, params: nnx.State, decay: float, count: Array
+) -> nnx.State | None:
+    """Moving average whose decay rises to `decay`, so that early parameters are soon forgotten."""
+    if average is None:
+        return None
+    rate = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    return optax.incremental_update(params, average, rate)

@@ -1,0 +1,116 @@
+"""One training step: a pure function of state and batch."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from sdjax.checks import suggest
+from sdjax.config import Config, LossConfig
+from sdjax.data.augment import random_view
+from sdjax.losses import LOSSES
+from sdjax.training.optimizer import learning_rate_schedule, make_optimizer
+from sdjax.training.phases import Phase
+from sdjax.training.state import TrainState, update_average
+
+Array = jax.Array
+Batch = dict[str, Array]
+Metrics = dict[str, Array]
+Objective = Callable[[nnx.State, nnx.State, Batch, Array | None], tuple[Array, Metrics]]
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+def make_contrastive_loss(config: LossConfig) -> Callable[..., Array]:
+    """The loss of the family that `config` names, as a function of (z, labels, where)."""
+    if config.name not in LOSSES:
+        raise ValueError(suggest("loss", config.name, LOSSES))
+    options: dict[str, Any] = {"temperature": config.temperature, "form": config.form}
+    if config.name == "jaccard":
+        options["threshold"] = config.threshold
+    if config.normalizer:
+        if config.name != "mulsupcon":
+            raise ValueError(f"loss.normalizer is for mulsupcon, not for {config.name!r}.")
+        options["normalizer"] = config.normalizer
+    loss = functools.partial(LOSSES[config.name], **options)
+    if config.name != "supcon":
+        return loss
+
+    def single_label_loss(z: Array, labels: Array, *, where: Array) -> Array:
+        return loss(z, jnp.argmax(labels, axis=1), where=where)
+
+    return single_label_loss
+
+
+def binary_cross_entropy(logits: Array, labels: Array, where: Array) -> Array:
+    """Mean over labels and over the rows that are not padding."""
+    rows = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean(axis=1)
+    return jnp.where(where, rows, 0).sum() / jnp.maximum(where.sum(), 1)
+
+
+def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, modality: str) -> Objective:
+    """The loss of a phase, as a function of (params, variables, batch, key).
+
+    Two views of each example are drawn where the encoder learns; they are one batch of twice
+    the size to the contrastive loss, in which an example's views are positives of each other.
+    Without a key, examples are taken as they are and dropout is off.
+    """
+    contrastive_loss = make_contrastive_loss(config.loss)
+
+    def objective(
+        params: nnx.State, variables: nnx.State, batch: Batch, key: Array | None
+    ) -> tuple[Array, Metrics]:
+        model = nnx.merge(graph, params, variables)
+        x, labels, where = batch["x"], batch["labels"], batch["where"]
+        rngs = None
+        if key is not None and phase.trains_encoder:
+            first, second, dropout = jax.random.split(key, 3)
+            views = [random_view(k, x, where, config.augment, modality) for k in (first, second)]
+            x, labels, where = (
+                jnp.concatenate(pair) for pair in (views, [labels] * 2, [where] * 2)
+            )
+            rngs = nnx.Rngs(dropout=dropout)
+        h = model.encode(x, rngs=rngs)
+        if not phase.trains_encoder:
+            h = jax.lax.stop_gradient(h)
+        terms: Metrics = {}
+        if phase.contrastive:
+            terms["contrastive"] = contrastive_loss(model.project(h), labels, where=where)
+        if phase.supervised:
+            terms["bce"] = binary_cross_entropy(model.classify(h), labels, where)
+        weights = {"contrastive": phase.contrastive, "bce": phase.supervised}
+        return sum((weights[k] * v for k, v in terms.items()), jnp.zeros(())), terms
+
+    return objective
+
+
+def make_train_step(phase: Phase, objective: Objective, params: nnx.State) -> TrainStep:
+    """The jitted step of a phase; it takes over (donates) the state that it is given."""
+    optimizer = make_optimizer(phase.config, phase.num_steps, phase.trained, params)
+    schedule = learning_rate_schedule(phase.config, phase.num_steps)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        gradient = jax.value_and_grad(objective, has_aux=True)
+        (loss, terms), grads = gradient(state.params, state.variables, batch, key)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        count = state.step - phase.start
+        metrics = {
+            "loss": loss,
+            **terms,
+            "gradient_norm": optax.global_norm(grads),
+            "learning_rate": jnp.asarray(schedule(count)),
+        }
+        state = state._replace(
+            step=state.step + 1,
+            params=params,
+            opt_state=opt_state,
+            average=update_average(state.average, params, phase.config.ema_decay, count),
+        )
+        return state, metrics
+
+    return jax.jit(train_step, donate_argnums=0)

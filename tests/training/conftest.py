@@ -1,0 +1,36 @@
+import copy
+
+import numpy as np
+import pytest
+
+from sdjax.config import Config
+
+
+@pytest.fixture(scope="session")
+def toy_files(tmp_path_factory):
+    """A small separable data set: three labels, each with a direction of its own."""
+    folder = tmp_path_factory.mktemp("toy")
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(3, 6))
+    for name, size in (("train", 70), ("validation", 24), ("test", 40)):
+        labels = rng.random((size, 3)) < 0.5
+        x = labels @ directions + 0.1 * rng.normal(size=(size, 6))
+        np.savez(folder / f"{name}.npz", x=x.astype(np.float32), labels=labels)
+    return folder
+
+
+@pytest.fixture
+def toy_config(toy_files):
+    """A run of a few seconds: 2 epochs a phase of 5 steps each, the last batch padded."""
+    config = Config(recipe="joint", batch_size=16)
+    config.data.name = "files"
+    config.data.train = str(toy_files / "train.npz")
+    config.data.validation = str(toy_files / "validation.npz")
+    config.data.test = str(toy_files / "test.npz")
+    config.model.width = 16
+    config.model.projection_dim = 8
+    config.pretrain.epochs = config.supervise.epochs = 2
+    config.evaluate_every = 1
+    config.log_every = 1
+    config.checkpoint_every = 3
+    return copy.deepcopy(config)

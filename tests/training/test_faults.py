@@ -1,0 +1,126 @@
+"""Real processes, killed: the same command resumes, and ends as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from sdjax.training import load
+from sdjax.training.records import read_records
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(toy_files, workdir):
+    overrides = {
+        "recipe": "finetune", "batch_size": 16, "model.width": 16, "model.projection_dim": 8,
+        "pretrain.epochs": 8, "supervise.epochs": 8, "pretrain.ema_decay": 0.9,
+        "checkpoint_every": 1, "log_every": 1, "evaluate_every": 2,
+        "data.train": toy_files / "train.npz", "data.test": toy_files / "test.npz",
+        "data.validation": toy_files / "validation.npz",
+    }  # fmt: skip
+    flags = [f"--config.{name}={value}" for name, value in overrides.items()]
+    config = f"--config={ROOT / 'configs' / 'own_data.py'}"
+    return [sys.executable, str(ROOT / "train.py"), config, f"--workdir={workdir}", *flags]
+
+
+def environment():
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_X64": "0"}
+
+
+def finish(toy_files, workdir):
+    done = subprocess.run(
+        command(toy_files, workdir), env=environment(), capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def start_and_kill(toy_files, workdir, when, number=signal.SIGKILL):
+    """Starts a run, and sends the signal once `when()` holds; returns its exit status."""
+    with (workdir.parent / "log.txt").open("ab") as log:
+        process = subprocess.Popen(
+            command(toy_files, workdir), env=environment(), stdout=log, stderr=log
+        )
+        while process.poll() is None and not when():
+            time.sleep(0.001)
+        process.send_signal(number)
+        return process.wait(timeout=60)
+
+
+def steps_saved(workdir):
+    folder = workdir / "checkpoints"
+    names = os.listdir(folder) if folder.exists() else []
+    return [int(name) for name in names if name.isdigit()]
+
+
+def writing(workdir):
+    folder = workdir / "checkpoints"
+    return folder.exists() and any("tmp" in name for name in os.listdir(folder))
+
+
+def assert_same_end(one, other):
+    results = [json.loads((workdir / "results.json").read_text()) for workdir in (one, other)]
+    assert results[0] == results[1]
+    params = [jax.tree.leaves(load(workdir)._state) for workdir in (one, other)]
+    jax.tree.map(np.testing.assert_array_equal, *params)
+    records = [
+        [(r["step"], r["split"], r["loss"]) for r in read_records(workdir / "metrics.jsonl")]
+        for workdir in (one, other)
+    ]
+    assert records[0] == records[1]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(toy_files, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    finish(toy_files, workdir)
+    return workdir
+
+
+def kill_often(toy_files, workdir, kills, seed):
+    """Kills a run at random steps, every second time while a checkpoint is being written."""
+    rng = random.Random(seed)
+    last = max(steps_saved(workdir), default=0)
+    for number in range(kills):
+        target = last + rng.randint(1, max((78 - last) // (kills - number), 1))
+
+        def when(target=target, number=number):
+            reached = max(steps_saved(workdir), default=0) >= target
+            return reached and (number % 2 == 0 or writing(workdir))
+
+        assert start_and_kill(toy_files, workdir, when) == -signal.SIGKILL
+        assert max(steps_saved(workdir)) >= last
+        last = max(steps_saved(workdir))
+    finish(toy_files, workdir)
+
+
+def test_killed_at_random_steps_and_in_a_write(toy_files, uninterrupted, tmp_path):
+    kill_often(toy_files, tmp_path / "run", kills=2, seed=int(time.time()))
+    assert_same_end(uninterrupted, tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_killed_many_times(toy_files, uninterrupted, tmp_path):
+    kill_often(toy_files, tmp_path / "run", kills=8, seed=int(time.time()))
+    assert_same_end(uninterrupted, tmp_path / "run")
+
+
+def test_sigterm_saves_and_says_so(toy_files, uninterrupted, tmp_path):
+    workdir = tmp_path / "run"
+    status = start_and_kill(toy_files, workdir, lambda: steps_saved(workdir), signal.SIGTERM)
+    assert status == 128 + signal.SIGTERM
+    log = (tmp_path / "log.txt").read_text()
+    assert "Stopped by SIGTERM after step" in log
+    assert "The same command resumes from there." in log
+    assert "Traceback" not in log
+    finish(toy_files, workdir)
+    assert_same_end(uninterrupted, workdir)

@@ -1,0 +1,209 @@
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from sdjax.training import Interrupted, NonFiniteLossError, Run, load
+from sdjax.training import loop as loop_module
+from sdjax.training.records import Recorder, read_records
+
+
+def final_params(workdir):
+    return jax.tree.leaves(load(workdir)._state.params)
+
+
+def records_without_rates(workdir):
+    records = read_records(workdir / "metrics.jsonl")
+    return [{k: v for k, v in r.items() if k != "examples_per_second"} for r in records]
+
+
+def run_all(config, workdir):
+    run = Run(config, workdir)
+    return run.test(run.train())
+
+
+@pytest.mark.parametrize("recipe", ["probe", "finetune", "joint", "bce"])
+def test_every_recipe_trains_tests_and_reports(toy_config, tmp_path, recipe):
+    toy_config.recipe = recipe
+    toy_config.supervise.epochs = 40
+    toy_config.supervise.learning_rate = 0.01
+    toy_config.log_every = 50
+    toy_config.evaluate_every = 20
+    results = run_all(toy_config, tmp_path)
+    assert results["test"]["mAP"] > 0.9
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    assert set(results["thresholds"]) == set(load(tmp_path).label_names)
+    assert (tmp_path / "report" / "report.md").exists()
+    assert list((tmp_path / "events").glob("events.out.tfevents*"))
+    phases = [record["phase"] for record in read_records(tmp_path / "metrics.jsonl")]
+    expected = {"probe": ["pretrain", "probe"], "finetune": ["pretrain", "finetune"]}
+    assert list(dict.fromkeys(phases)) == expected.get(recipe, [recipe])
+
+
+def test_records_hold_train_and_validation_numbers(toy_config, tmp_path):
+    Run(toy_config, tmp_path).train()
+    records = read_records(tmp_path / "metrics.jsonl")
+    train = [record for record in records if record["split"] == "train"]
+    assert [record["step"] for record in train] == list(range(1, 11))
+    assert {"loss", "contrastive", "bce", "gradient_norm", "learning_rate"} <= train[0].keys()
+    validation = [record for record in records if record["split"] == "validation"]
+    assert [record["epoch"] for record in validation] == [1.0, 2.0]
+    assert {"loss", "contrastive", "bce", "mAP", "micro_f1"} <= validation[0].keys()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_the_next_run_ends_the_same(toy_config, tmp_path, monkeypatch, number):
+    toy_config.recipe = "finetune"
+    toy_config.pretrain.ema_decay = 0.9
+    whole = run_all(toy_config, tmp_path / "whole")
+    latest_finite = loop_module.latest_finite
+
+    def latest_finite_and_signal(pending, step, phase):
+        if step in (2, 10):
+            os.kill(os.getpid(), number)
+        return latest_finite(pending, step, phase)
+
+    monkeypatch.setattr(loop_module, "latest_finite", latest_finite_and_signal)
+    cut = tmp_path / "cut"
+    for expected in (3, 10):
+        with pytest.raises(Interrupted, match=rf"after step {expected}; saved") as caught:
+            Run(toy_config, cut).train()
+        assert caught.value.code == 128 + number
+        assert (cut / "checkpoints" / str(expected)).exists()
+        if expected == 3:
+            monkeypatch.setattr(loop_module, "latest_finite", latest_finite)
+            monkeypatch.setattr(loop_module, "latest_finite", latest_finite_and_signal)
+    monkeypatch.setattr(loop_module, "latest_finite", latest_finite)
+    assert run_all(toy_config, cut) == whole
+    jax.tree.map(
+        np.testing.assert_array_equal, final_params(tmp_path / "whole"), final_params(cut)
+    )
+    assert records_without_rates(cut) == records_without_rates(tmp_path / "whole")
+
+
+def test_a_finished_run_only_tests_again(toy_config, tmp_path):
+    first = run_all(toy_config, tmp_path)
+    before = (tmp_path / "metrics.jsonl").read_text()
+    assert run_all(toy_config, tmp_path) == first
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_non_finite_loss_names_the_step_and_keeps_what_is_saved(
+    toy_config, tmp_path, monkeypatch
+):
+    make_train_step = loop_module.make_train_step
+
+    def poisoned(*args):
+        step = make_train_step(*args)
+
+        def wrapped(state, batch):
+            if int(state.step) == 4:
+                batch = {**batch, "x": batch["x"] * np.nan}
+            return step(state, batch)
+
+        return wrapped
+
+    monkeypatch.setattr(loop_module, "make_train_step", poisoned)
+    toy_config.log_every = 50
+    with pytest.raises(NonFiniteLossError, match="The loss is nan at step 5 .phase 'joint'"):
+        Run(toy_config, tmp_path).train()
+    monkeypatch.undo()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+    assert np.isfinite(Run(toy_config, tmp_path).train().step)
+
+
+def test_workdir_of_another_config(toy_config, tmp_path):
+    Run(toy_config, tmp_path)
+    toy_config.loss.temperature = 0.3
+    toy_config.batch_size = 8
+    text = r"another config \(batch_size: there 16, here 8; loss.temperature: there 0.07, here 0.3"
+    with pytest.raises(ValueError, match=text):
+        Run(toy_config, tmp_path)
+
+
+def test_unwritable_workdir(toy_config, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"workdir .*file/run cannot be written to: Not a directory"):
+        Run(toy_config, tmp_path / "file" / "run")
+
+
+def test_full_disk(toy_config, tmp_path, monkeypatch):
+    usage = type(os.statvfs("/"))  # only to show that the real call is replaced
+    assert usage
+    free = dataclasses.make_dataclass("Usage", ["free"])(free=2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: free)
+    with pytest.raises(OSError, match=r"needs about \d+ MiB .* has 1 MiB left"):
+        Run(toy_config, tmp_path)
+
+
+def test_batch_larger_than_the_split(toy_config, tmp_path):
+    toy_config.batch_size = 128
+    with pytest.raises(ValueError, match="1 to the 70 examples of the train split, got 128"):
+        Run(toy_config, tmp_path)
+
+
+def test_batch_that_the_devices_cannot_share(toy_config, tmp_path):
+    toy_config.batch_size = 12
+    with pytest.raises(ValueError, match="multiple of the 8 devices, got 12; .* 8 and 16"):
+        Run(toy_config, tmp_path)
+
+
+def test_supcon_needs_single_labels(toy_config, tmp_path):
+    toy_config.loss.name = "supcon"
+    with pytest.raises(ValueError, match=r"needs exactly one label an example, got \d in row"):
+        Run(toy_config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("recipe", "prob", "Unknown recipe 'prob'. Did you mean 'probe'"),
+        ("loss.name", "mulsup", "Unknown loss 'mulsup'. Did you mean 'mulsupcon'"),
+        ("loss.form", "inside", "Unknown form 'inside'"),
+        ("loss.temperature", 0.0, "loss.temperature must be above 0, got 0.0"),
+        ("model.encoder", "mpl", "Unknown encoder 'mpl'. Did you mean 'mlp'"),
+        ("model.encoder", "convnet", "'convnet' does not fit inputs of shape"),
+        ("model.dropout", 1.0, r"model.dropout must lie in \[0, 1\), got 1.0"),
+        ("supervise.epochs", 0, "supervise.epochs must be at least 1, got 0"),
+        ("supervise.optimizer", "adam", "Unknown optimizer 'adam'. Did you mean 'adamw'"),
+        ("augment.feature_fill", "mean", "Unknown feature_fill 'mean'"),
+        ("log_every", 0, "log_every must be at least 1, got 0"),
+    ],
+)
+def test_configs_that_cannot_run(toy_config, tmp_path, path, value, text):
+    *parents, name = path.split(".")
+    target = toy_config
+    for parent in parents:
+        target = getattr(target, parent)
+    setattr(target, name, value)
+    with pytest.raises(ValueError, match=text):
+        Run(toy_config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_under_a_run(toy_config, toy_files, tmp_path):
+    Run(toy_config, tmp_path / "run").train()
+    with np.load(toy_files / "train.npz") as file:
+        fewer = {name: file[name][:60] for name in file}
+    changed = tmp_path / "train.npz"
+    np.savez(changed, **fewer)
+    config_path = tmp_path / "run" / "config.json"
+    config_path.write_text(config_path.read_text().replace(toy_config.data.train, str(changed)))
+    toy_config.data.train = str(changed)
+    with pytest.raises(ValueError, match=r"num_examples': 70.*num_examples': 60"):
+        Run(toy_config, tmp_path / "run").train()
+
+
+def test_recorder_drops_what_a_resumed_run_repeats(tmp_path):
+    recorder = Recorder(tmp_path, 0)
+    for step in (1, 2, 3):
+        recorder.write({"step": step, "split": "train", "loss": step / 2})
+    recorder.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "spl')
+    Recorder(tmp_path, 2).close()
+    assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1, 2]

@@ -1,0 +1,181 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdjax.config import Config, LossConfig
+from sdjax.losses import LOSSES
+from sdjax.training.mesh import batch_sharding, make_mesh, replicated
+from sdjax.training.phases import make_phases
+from sdjax.training.state import begin_phase, init_model, init_state
+from sdjax.training.step import (
+    binary_cross_entropy,
+    make_contrastive_loss,
+    make_objective,
+    make_train_step,
+)
+
+SHAPE, CLASSES, BATCH = (6,), 4, 16
+
+
+def toy_config(recipe="joint", **changes):
+    config = Config(recipe=recipe, **changes)
+    config.model.encoder, config.model.width, config.model.projection_dim = "mlp", 16, 8
+    config.pretrain.epochs = config.supervise.epochs = 5
+    return config
+
+
+def toy_batch(padding=0):
+    rng = np.random.default_rng(0)
+    return {
+        "x": rng.normal(size=(BATCH, *SHAPE)).astype(np.float32),
+        "labels": (rng.random((BATCH, CLASSES)) < 0.4).astype(np.uint8),
+        "where": np.arange(BATCH) < BATCH - padding,
+    }
+
+
+def make(config, index=0):
+    phases = make_phases(config, steps_per_epoch=4)
+    phase = phases[index]
+    state = init_state(config, SHAPE, CLASSES, phase)
+    graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
+    objective = make_objective(config, phase, graph, "vector")
+    return state, objective, make_train_step(phase, objective, state.params)
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_trains(name):
+    config = toy_config(loss=LossConfig(name=name))
+    batch = toy_batch(padding=3)
+    if name == "supcon":
+        batch["labels"] = np.eye(CLASSES, dtype=np.uint8)[np.arange(BATCH) % CLASSES]
+    state, _, step = make(config)
+    history = []
+    for _ in range(20):
+        state, metrics = step(state, batch)
+        history.append(metrics)
+    assert all(np.isfinite(float(m["gradient_norm"])) for m in history)
+    assert float(history[-1]["contrastive"]) < float(history[1]["contrastive"])
+    assert float(history[-1]["bce"]) < float(history[1]["bce"])
+    assert int(state.step) == 20
+
+
+def test_padding_changes_nothing():
+    config = toy_config()
+    _, objective, _ = make(config)
+    state = make(config)[0]
+    batch, poisoned = toy_batch(padding=4), toy_batch(padding=4)
+    poisoned["x"][-4:] = 1e6
+    poisoned["labels"][-4:] = 1
+    key = jax.random.key(1)
+    value, grads = jax.value_and_grad(objective, has_aux=True)(
+        state.params, state.variables, batch, key
+    )
+    other, other_grads = jax.value_and_grad(objective, has_aux=True)(
+        state.params, state.variables, poisoned, key
+    )
+    np.testing.assert_allclose(value[0], other[0], rtol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), grads, other_grads
+    )
+
+
+def test_eight_devices_equal_one():
+    config = toy_config()
+    config.augment.feature_fill = "sample"
+    results = []
+    for sharded in (False, True):
+        state, _, step = make(config)
+        batch = toy_batch(padding=5)
+        if sharded:
+            mesh = make_mesh()
+            assert mesh.size == 8
+            state = jax.device_put(state, replicated(mesh))
+            batch = jax.device_put(batch, batch_sharding(mesh))
+        for _ in range(3):
+            state, metrics = step(state, batch)
+        results.append((jax.device_get(metrics), jax.device_get(state.params)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), *results)
+
+
+def test_the_probe_leaves_encoder_and_projection_alone():
+    state, _, step = make(toy_config("probe"), index=1)
+    before = jax.device_get(state.params)
+    for _ in range(3):
+        state, _ = step(state, toy_batch())
+    after = jax.device_get(state.params)
+    for part in before:
+        same = jax.tree.map(lambda a, b: bool((a == b).all()), before[part], after[part])
+        assert all(jax.tree.leaves(same)) == (part != "classifier"), part
+
+
+def test_steps_draw_new_views_and_the_same_ones_again():
+    config = toy_config()
+    config.augment.feature_mask = 0.5
+    losses = []
+    for _ in range(2):
+        state, _, step = make(config)
+        # A learning rate of zero at the first step of the warm-up: only the views differ.
+        state, first = step(state, toy_batch())
+        _, second = step(state, toy_batch())
+        losses.append((float(first["loss"]), float(second["loss"])))
+    assert losses[0] == losses[1]
+    assert losses[0][0] != losses[0][1]
+
+
+def test_average_follows_the_parameters_and_starts_the_next_phase():
+    config = toy_config("finetune")
+    config.pretrain.ema_decay = 0.9
+    state, _, step = make(config)
+    for _ in range(5):
+        state, _ = step(state, toy_batch())
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, state.average)
+    assert max(jax.tree.leaves(gaps["encoder"])) > 0
+    average = jax.device_get(state.average)
+    state = begin_phase(state, make_phases(config, 4)[1])
+    assert state.average is None
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), average)
+
+
+def test_binary_cross_entropy_against_loops():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3))
+    where = np.array([True, False, True, True, False])
+    rows = [
+        -np.mean([np.log(1 / (1 + np.exp(-l if y else l))) for l, y in zip(*pair, strict=True)])
+        for pair, keep in zip(zip(logits, labels, strict=True), where, strict=True)
+        if keep
+    ]
+    value = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(where))
+    np.testing.assert_allclose(value, np.mean(rows), rtol=1e-6)
+    nothing = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.zeros(5, bool))
+    assert float(nothing) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"name": "sdd"}, "Unknown loss 'sdd'. Did you mean 'sd'"),
+        ({"name": "sd", "normalizer": "labels"}, "loss.normalizer is for mulsupcon, not for 'sd'"),
+    ],
+)
+def test_loss_options_that_do_not_fit(options, text):
+    with pytest.raises(ValueError, match=text):
+        make_contrastive_loss(LossConfig(**options))
+
+
+def test_loss_options_are_passed_on():
+    z = jax.random.normal(jax.random.key(0), (BATCH, 4))
+    labels, where = toy_batch()["labels"], jnp.ones(BATCH, bool)
+
+    def value(**options):
+        return float(make_contrastive_loss(LossConfig(**options))(z, labels, where=where))
+
+    base = value()
+    assert value(temperature=0.5) != base
+    assert value(form="in") != base
+    assert value(name="jaccard", threshold=0.1) != value(name="jaccard", threshold=0.9)
+    assert value(name="mulsupcon", normalizer="labels") != value(name="mulsupcon")
+    assert dataclasses.asdict(LossConfig())["name"] == "sd"

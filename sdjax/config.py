@@ -57,10 +57,12 @@ class ModelConfig:
 
     encoder: str = "auto"  # "mlp" for vectors, "convnet" for images
     width: int = 0  # of the hidden layers (mlp), of the first stage (convnet)
-    depth: int = 2  # residual blocks (mlp), stages (convnet)
+    depth: int = 2  # layers (mlp), stages (convnet)
     dropout: float = 0.1
-    projection_width: int = 0  # of the projection head's hidden layer; 0 is the encoder's
+    frequencies: int = 0  # mlp: learned sines and cosines of each feature; 0 is none
+    projection_width: int = 0  # of the projection head's hidden layer; 0 makes it linear
     projection_dim: int = 128
+    members: int = 1  # networks trained side by side, whose logits are averaged
 
 
 @dataclass

@@ -1,6 +1,6 @@
 """Flax NNX encoders and heads."""
 
-from sdjax.models.encoders import ConvNet, ResidualMLP
+from sdjax.models.encoders import MLP, ConvNet
 from sdjax.models.model import Model, Projection
 
-__all__ = ["ConvNet", "Model", "Projection", "ResidualMLP"]
+__all__ = ["MLP", "ConvNet", "Model", "Projection"]

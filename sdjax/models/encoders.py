@@ -1,51 +1,65 @@
 """Encoders: from an example to a representation [B, H]."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 Array = jax.Array
 
+_FREQUENCY_SCALE = 0.1
 
-class ResidualMLP(nnx.Module):
-    """Residual network for feature vectors.
 
-    A linear stem, `depth` pre-normalised blocks x + W2 gelu(W1 norm(x)), and a last norm.
+class MLP(nnx.Module):
+    """Multi-layer perceptron for feature vectors: `depth` layers of Dense, ReLU and dropout.
+
+    With `frequencies` K > 0, each feature x enters as x, sin(2πc_k x) and cos(2πc_k x) with K
+    learned c_k of its own.
 
     Args:
       num_features: F of the input [B, F].
       width: H of the representation [B, H].
-      depth: number of residual blocks.
-      dropout: rate after the stem and inside each block.
+      depth: number of layers.
+      dropout: rate after each layer.
+      frequencies: K.
       rngs: of the initial parameters.
+
+    References:
+      Gorishniy et al., On Embeddings for Numerical Features in Tabular Deep Learning, 2022
+      (https://arxiv.org/abs/2203.05556).
     """
 
     def __init__(
-        self, num_features: int, width: int, depth: int, dropout: float, *, rngs: nnx.Rngs
+        self,
+        num_features: int,
+        width: int,
+        depth: int,
+        dropout: float,
+        frequencies: int,
+        *,
+        rngs: nnx.Rngs,
     ):
-        self.stem = nnx.Linear(num_features, width, rngs=rngs)
-        self.blocks = nnx.List([_DenseBlock(width, dropout, rngs) for _ in range(depth)])
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
+        initial = _FREQUENCY_SCALE * rngs.params.normal((num_features, frequencies))
+        self.frequencies = nnx.Param(initial) if frequencies else None
+        sizes = [num_features * (1 + 2 * frequencies)] + [width] * depth
+        self.layers = nnx.List(
+            [
+                nnx.Linear(before, after, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+                for before, after in itertools.pairwise(sizes)
+            ]
+        )
         self.dropout = nnx.Dropout(dropout)
 
     def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
         """Representations [B, H] of x [B, F]; dropout is on where `rngs` are given."""
-        x = self.dropout(self.stem(x), deterministic=rngs is None, rngs=rngs)
-        for block in self.blocks:
-            x = block(x, rngs)
-        return self.norm(x)
-
-
-class _DenseBlock(nnx.Module):
-    def __init__(self, width: int, dropout: float, rngs: nnx.Rngs):
-        self.norm = nnx.LayerNorm(width, rngs=rngs)
-        self.inner = nnx.Linear(width, width, rngs=rngs)
-        self.outer = nnx.Linear(width, width, rngs=rngs)
-        self.dropout = nnx.Dropout(dropout)
-
-    def __call__(self, x: Array, rngs: nnx.Rngs | None) -> Array:
-        y = nnx.gelu(self.inner(self.norm(x)))
-        return x + self.outer(self.dropout(y, deterministic=rngs is None, rngs=rngs))
+        if self.frequencies is not None:
+            angles = 2 * jnp.pi * x[:, :, None] * self.frequencies[...][None]
+            waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=2)
+            x = jnp.concatenate([x, waves.reshape(len(x), -1)], axis=1)
+        for layer in self.layers:
+            x = self.dropout(nnx.relu(layer(x)), deterministic=rngs is None, rngs=rngs)
+        return x
 
 
 class ConvNet(nnx.Module):
@@ -70,10 +84,8 @@ class ConvNet(nnx.Module):
         self.stem = nnx.Conv(num_channels, width, (3, 3), rngs=rngs)
         self.stages = nnx.List(
             [
-                _ConvBlock(before, after, stride=1 if stage == 0 else 2, rngs=rngs)
-                for stage, (before, after) in enumerate(
-                    zip([width, *widths[:-1]], widths, strict=True)
-                )
+                _ConvBlock(before, after, stride=1 if after == width else 2, rngs=rngs)
+                for before, after in itertools.pairwise([width, *widths])
             ]
         )
         self.norm = nnx.LayerNorm(widths[-1], rngs=rngs)

@@ -5,13 +5,13 @@ from flax import nnx
 
 from sdjax.checks import suggest
 from sdjax.config import ModelConfig
-from sdjax.models.encoders import ConvNet, ResidualMLP
+from sdjax.models.encoders import MLP, ConvNet
 
 Array = jax.Array
 
 
 class Model(nnx.Module):
-    """Encoder with two heads: an MLP projection for contrast, a linear classifier for labels.
+    """Encoder with two heads: a projection for contrast, a linear classifier for labels.
 
     Args:
       config: sizes, all of them above 0.
@@ -30,15 +30,16 @@ class Model(nnx.Module):
     ):
         sizes = (input_shape[-1], config.width, config.depth, config.dropout)
         if config.encoder == "mlp":
-            self.encoder = ResidualMLP(*sizes, rngs=rngs)
+            self.encoder = MLP(*sizes, config.frequencies, rngs=rngs)
             features = config.width
         elif config.encoder == "convnet":
             self.encoder = ConvNet(*sizes, rngs=rngs)
             features = config.width * 2 ** (config.depth - 1)
         else:
             raise ValueError(suggest("encoder", config.encoder, ("mlp", "convnet")))
-        hidden = config.projection_width or features
-        self.projection = Projection(features, hidden, config.projection_dim, rngs=rngs)
+        self.projection = Projection(
+            features, config.projection_width, config.projection_dim, rngs=rngs
+        )
         self.classifier = nnx.Linear(features, num_classes, rngs=rngs)
 
     def encode(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
@@ -55,11 +56,11 @@ class Model(nnx.Module):
 
 
 class Projection(nnx.Module):
-    """Two-layer projection head."""
+    """Projection head: linear, or with one hidden layer where `hidden` is above 0."""
 
     def __init__(self, features: int, hidden: int, dim: int, *, rngs: nnx.Rngs):
-        self.hidden = nnx.Linear(features, hidden, rngs=rngs)
-        self.out = nnx.Linear(hidden, dim, rngs=rngs)
+        self.hidden = nnx.Linear(features, hidden, rngs=rngs) if hidden else None
+        self.out = nnx.Linear(hidden or features, dim, rngs=rngs)
 
     def __call__(self, x: Array) -> Array:
-        return self.out(nnx.relu(self.hidden(x)))
+        return self.out(x if self.hidden is None else nnx.relu(self.hidden(x)))

@@ -13,6 +13,10 @@ from sdjax.training.state import TrainState
 Position = dict[str, int | str]
 
 
+class ForeignCheckpointError(ValueError):
+    """A checkpoint is sound, but not one of this run."""
+
+
 class Checkpoints:
     """The checkpoints of a run: written in the background, each whole or not at all.
 
@@ -54,6 +58,7 @@ class Checkpoints:
 
         Raises:
           ValueError: if there are checkpoints, and none of them can be read.
+          ForeignCheckpointError: if `abstract_state` raises it.
         """
         broken = []
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -61,8 +66,15 @@ class Checkpoints:
                 restored = self._restore(step, abstract_state, sharding)
                 self._set_aside(broken)
                 return restored
+            except ForeignCheckpointError:
+                raise
             except Exception as error:  # Orbax raises many types for a damaged file.
-                logging.error("Checkpoint of step %d cannot be read: %s", step, error)
+                logging.error(
+                    "Checkpoint of step %d cannot be read: %s: %s",
+                    step,
+                    type(error).__name__,
+                    error,
+                )
                 broken.append(step)
         if broken:
             raise ValueError(

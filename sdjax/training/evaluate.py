@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -23,7 +24,8 @@ class Outputs(NamedTuple):
 
     Attributes:
       scores: probabilities of the labels, float32 [N, C].
-      embeddings: representations of the encoder, float32 [N, H].
+      embeddings: representations of the encoder, float32 [N, H]; those of several members stand
+        side by side.
     """
 
     scores: np.ndarray
@@ -33,11 +35,16 @@ class Outputs(NamedTuple):
 def make_forward(graph: nnx.GraphDef) -> Forward:
     """The jitted model, as a function of (params, variables, x) -> (scores, embeddings)."""
 
-    @jax.jit
-    def forward(params: nnx.State, variables: nnx.State, x: Array) -> tuple[Array, Array]:
+    def member(params: nnx.State, variables: nnx.State, x: Array) -> tuple[Array, Array]:
         model = nnx.merge(graph, params, variables)
         representation = model.encode(x)
-        return jax.nn.sigmoid(model.classify(representation)), representation
+        return model.classify(representation), representation
+
+    @jax.jit
+    def forward(params: nnx.State, variables: nnx.State, x: Array) -> tuple[Array, Array]:
+        logits, representations = jax.vmap(member, in_axes=(0, 0, None))(params, variables, x)
+        embeddings = jnp.moveaxis(representations, 0, 1).reshape(x.shape[0], -1)
+        return jax.nn.sigmoid(logits.mean(axis=0)), embeddings
 
     return forward
 
@@ -73,16 +80,22 @@ def make_validate(
     Losses are means over the batches, by their number of examples, without augmentation; mAP and
     F1 are added where the phase trains the classifier.
     """
-    losses = jax.jit(lambda params, variables, batch: objective(params, variables, batch, None))
+
+    @jax.jit
+    def losses(params, variables, batch):
+        def member(params, variables):
+            loss, terms = objective(params, variables, batch, None)
+            return {"loss": loss, **terms}
+
+        return jax.tree.map(jnp.mean, jax.vmap(member)(params, variables))
 
     def validate(state: TrainState) -> dict[str, float]:
         params, variables = state.best_params, state.variables
         totals: dict[str, float] = {}
         for batch in evaluation_batches(source, batch_size):
             batch = to_device(batch, batch_sharding(mesh))
-            loss, terms = jax.device_get(losses(params, variables, batch))
             share = float(batch["where"].sum()) / len(source)
-            for name, value in {"loss": loss, **terms}.items():
+            for name, value in jax.device_get(losses(params, variables, batch)).items():
                 totals[name] = totals.get(name, 0.0) + share * float(value)
         if phase.supervised:
             scores = run_model(forward, params, variables, source, batch_size, mesh).scores

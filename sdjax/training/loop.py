@@ -43,7 +43,7 @@ def train_phase(
     """
     config, dataset = run.config, run.dataset
     objective = make_objective(config, phase, run.graph, dataset.modality)
-    train_step = make_train_step(phase, objective, state.params)
+    train_step = make_train_step(phase, objective)
     validate = make_validate(
         objective, run.forward, dataset.validation, config.batch_size, run.mesh, phase
     )
@@ -62,7 +62,8 @@ def train_phase(
         pending.append(step_metrics)
         step += 1
         done, last = step - phase.start, step == phase.stop
-        saves = last or step % config.checkpoint_every == 0 or guard.received is not None
+        interrupted = guard.received  # read once: a signal may come at any time
+        saves = last or step % config.checkpoint_every == 0 or interrupted is not None
         validates = last or done % (config.evaluate_every * run.steps_per_epoch) == 0
         if not (saves or validates or step % config.log_every == 0):
             continue
@@ -77,9 +78,9 @@ def train_phase(
             recorder.write({**where, "split": "validation", **validate(state)})
         if saves:
             run.checkpoints.save(step, state, run.position(step))
-        if guard.received is not None:
+        if interrupted is not None:
             run.checkpoints.wait()
-            raise Interrupted(guard.received, step)
+            raise Interrupted(interrupted, step)
         pending, started = [], time.monotonic()
     return state
 

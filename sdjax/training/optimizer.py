@@ -6,6 +6,7 @@ from flax import nnx
 
 from sdjax.checks import suggest
 from sdjax.config import OPTIMIZERS, PhaseConfig
+from sdjax.training.phases import Phase
 
 
 def learning_rate_schedule(config: PhaseConfig, num_steps: int) -> optax.Schedule:
@@ -19,21 +20,10 @@ def learning_rate_schedule(config: PhaseConfig, num_steps: int) -> optax.Schedul
     )
 
 
-def make_optimizer(
-    config: PhaseConfig, num_steps: int, trained: tuple[str, ...], params: nnx.State
-) -> optax.GradientTransformation:
-    """Optimizer of the parts of the model in `trained`; the others stay as they are.
-
-    Args:
-      config: of the phase.
-      num_steps: length of the phase.
-      trained: names of the model's parts, as "encoder".
-      params: the model's parameters.
-
-    Returns:
-      An optax transformation of all parameters.
-    """
-    schedule = learning_rate_schedule(config, num_steps)
+def make_optimizer(phase: Phase) -> optax.GradientTransformation:
+    """Optimizer of the parts of the model that `phase` trains; the others stay as they are."""
+    config = phase.config
+    schedule = learning_rate_schedule(config, phase.num_steps)
     if config.optimizer == "adamw":
         update = optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_matrix)
     elif config.optimizer == "sgd":
@@ -45,9 +35,12 @@ def make_optimizer(
         raise ValueError(suggest("optimizer", config.optimizer, OPTIMIZERS))
     if config.clip_norm:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
-    parts = jax.tree_util.tree_map_with_path(
-        lambda path, _: "train" if path[0].key in trained else "freeze", params
-    )
+
+    def parts(params: nnx.State) -> nnx.State:
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: "train" if path[0].key in phase.trained else "freeze", params
+        )
+
     return optax.partition({"train": update, "freeze": optax.set_to_zero()}, parts)
 
 

@@ -25,6 +25,8 @@ def check_config(config: Config) -> None:
     _within("model.dropout", config.model.dropout)
     _within("augment.feature_mask", config.augment.feature_mask)
     _within("data.validation_fraction", config.data.validation_fraction)
+    _at_least("model.members", config.model.members, 1)
+    _at_least("model.frequencies", config.model.frequencies, 0)
     for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"):
         _at_least(name, getattr(config, name), 1)
 
@@ -35,8 +37,8 @@ def resolve(
     """`config` with a network and a batch that suit the data where it names none.
 
     Batches are the power of two nearest below an eighth of the train split, from 32 to 512 and
-    a multiple of the devices; vectors get a residual MLP of width 256 (512 from 20,000 examples
-    on), images a ConvNet of width 32.
+    a multiple of the devices; vectors get an MLP of width 256 (512 from 20,000 examples on), images
+    a ConvNet of width 32.
     """
     vector = len(input_shape) == 1
     encoder = config.model.encoder

@@ -9,8 +9,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sdjax import metrics as metrics_lib
-from sdjax.analysis import ReportInputs
-from sdjax.analysis import write_report as write_report_files
 from sdjax.config import Config
 from sdjax.data import Dataset
 from sdjax.training.evaluate import Outputs
@@ -22,8 +20,11 @@ HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_au
 def test_results(
     dataset: Dataset, validation_scores: np.ndarray, test_scores: np.ndarray
 ) -> dict[str, Any]:
-    """`results.json`: metrics of validation and test at a threshold of 0.5 ("test"), and at
-    thresholds that were tuned on validation ("test_tuned"), which are given by label."""
+    """The content of `results.json`.
+
+    "validation" and "test" hold metrics at a threshold of 0.5, "test_tuned" those of test at the
+    "thresholds" that were tuned on validation, by label.
+    """
     validation_labels, test_labels = dataset.validation.labels, dataset.test.labels
     counts = dataset.train.labels.sum(axis=0)
     thresholds = metrics_lib.tune_thresholds(validation_labels, validation_scores)
@@ -43,9 +44,12 @@ def write_report(
     workdir: Path, config: Config, dataset: Dataset, outputs: Outputs, results: dict[str, Any]
 ) -> Path:
     """Writes `report/` and returns the path of its `report.md`."""
-    inputs = ReportInputs(
+    # Plotting is imported where it is used: a model that only predicts needs none of it.
+    from sdjax.analysis import report
+
+    inputs = report.ReportInputs(
         title=dataset.name,
-        loss=config.loss.name,
+        loss="bce" if config.recipe == "bce" else config.loss.name,
         label_names=dataset.label_names,
         history=read_records(workdir / "metrics.jsonl"),
         train_labels=dataset.train.labels,
@@ -55,7 +59,7 @@ def write_report(
         results=results,
         config=dataclasses.asdict(config),
     )
-    return write_report_files(workdir, inputs)
+    return report.write_report(workdir, inputs)
 
 
 def print_results(results: dict[str, Any], console: Console) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from sdjax import data as data_lib
 from sdjax.config import Config
 from sdjax.training import workdir as workdir_lib
-from sdjax.training.checkpoint import Checkpoints, Position
+from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError, Position
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.interrupt import InterruptGuard
 from sdjax.training.loop import train_phase
@@ -107,13 +107,7 @@ class Run:
         if restored is None:
             return 0, jax.device_put(self.fresh_state(0), sharding)
         state, position = restored
-        step = int(position["step"])
-        if position != self.position(step):
-            raise ValueError(
-                f"The checkpoint of step {step} stands at {position} in the data, this run expects "
-                f"{self.position(step)}: its data have changed."
-            )
-        return step, state
+        return int(position["step"]), state
 
     def fresh_state(self, step: int) -> TrainState:
         """A state of the phase that `step` steps lead into, with fresh parameters."""
@@ -121,8 +115,18 @@ class Run:
         return init_state(self.config, self.dataset.input_shape, self.dataset.num_classes, phase)
 
     def abstract_state(self, position: Position) -> TrainState:
-        """Shapes and dtypes of the state at `position`."""
-        return jax.eval_shape(lambda: self.fresh_state(int(position["step"])))
+        """Shapes and dtypes of the state at `position`.
+
+        Raises:
+          ForeignCheckpointError: if the data does not stand there after as many steps.
+        """
+        step = min(int(position["step"]), self.phases[-1].stop)
+        if position != self.position(step):
+            raise ForeignCheckpointError(
+                f"A checkpoint stands at {position} in the data, this run would stand at "
+                f"{self.position(step)}: the data of the run have changed."
+            )
+        return jax.eval_shape(lambda: self.fresh_state(step))
 
     def position(self, step: int) -> Position:
         """Where the data stands after `step` steps, in numbers that any number of devices reads."""

@@ -18,6 +18,9 @@ Array = jax.Array
 class TrainState(NamedTuple):
     """The training state.
 
+    Parameters, variables, optimizer state and average have a leading axis of M members, which
+    learn independently.
+
     Attributes:
       step: steps taken since the start of the run, int32 scalar.
       params: parameters of the model.
@@ -43,9 +46,16 @@ class TrainState(NamedTuple):
 def init_model(
     config: Config, input_shape: tuple[int, ...], num_classes: int, key: Array
 ) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A fresh model as (graph, parameters, other variables)."""
-    model = Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=key))
-    return nnx.split(model, nnx.Param, ...)
+    """A fresh model as (graph of one member, parameters and other variables of all members)."""
+
+    def member(key: Array) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+        model = Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=key))
+        return nnx.split(model, nnx.Param, ...)
+
+    graph = nnx.graphdef(nnx.eval_shape(lambda: nnx.merge(*member(key))))
+    keys = jax.random.split(key, config.model.members)
+    params, variables = jax.vmap(lambda key: member(key)[1:])(keys)
+    return graph, params, variables
 
 
 def init_state(
@@ -68,11 +78,11 @@ def init_state(
 def begin_phase(state: TrainState, phase: Phase) -> TrainState:
     """`state` with the optimizer of `phase`, which starts from the best parameters so far."""
     params = state.best_params
-    optimizer = make_optimizer(phase.config, phase.num_steps, phase.trained, params)
+    optimizer = make_optimizer(phase)
     averaged = phase.config.ema_decay > 0
     return state._replace(
         params=params,
-        opt_state=optimizer.init(params),
+        opt_state=jax.vmap(optimizer.init)(params),
         # A copy: donated buffers must not appear twice.
         average=jax.tree.map(jnp.copy, params) if averaged else None,
     )

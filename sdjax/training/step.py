@@ -52,7 +52,7 @@ def binary_cross_entropy(logits: Array, labels: Array, where: Array) -> Array:
 
 
 def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, modality: str) -> Objective:
-    """The loss of a phase, as a function of (params, variables, batch, key).
+    """The loss of a phase, as a function of (params, variables, batch, key) of one member.
 
     Two views of each example are drawn where the encoder learns; they are one batch of twice
     the size to the contrastive loss, in which an example's views are positives of each other.
@@ -87,30 +87,32 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, modality: 
     return objective
 
 
-def make_train_step(phase: Phase, objective: Objective, params: nnx.State) -> TrainStep:
+def make_train_step(phase: Phase, objective: Objective) -> TrainStep:
     """The jitted step of a phase; it takes over (donates) the state that it is given."""
-    optimizer = make_optimizer(phase.config, phase.num_steps, phase.trained, params)
+    optimizer = make_optimizer(phase)
     schedule = learning_rate_schedule(phase.config, phase.num_steps)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+
+    def member_step(params, variables, opt_state, key, batch):
+        (loss, terms), grads = gradient(params, variables, batch, key)
+        updates, opt_state = optimizer.update(grads, opt_state, params)
+        metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
+        return optax.apply_updates(params, updates), opt_state, metrics
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        gradient = jax.value_and_grad(objective, has_aux=True)
-        (loss, terms), grads = gradient(state.params, state.variables, batch, key)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        keys = jax.random.split(key, jax.tree.leaves(state.params)[0].shape[0])
+        params, opt_state, metrics = jax.vmap(member_step, in_axes=(0, 0, 0, 0, None))(
+            state.params, state.variables, state.opt_state, keys, batch
+        )
         count = state.step - phase.start
-        metrics = {
-            "loss": loss,
-            **terms,
-            "gradient_norm": optax.global_norm(grads),
-            "learning_rate": jnp.asarray(schedule(count)),
-        }
         state = state._replace(
             step=state.step + 1,
             params=params,
             opt_state=opt_state,
             average=update_average(state.average, params, phase.config.ema_decay, count),
         )
-        return state, metrics
+        metrics = {name: values.mean() for name, values in metrics.items()}
+        return state, {**metrics, "learning_rate": jnp.asarray(schedule(count))}
 
     return jax.jit(train_step, donate_argnums=0)

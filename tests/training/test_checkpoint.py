@@ -18,7 +18,9 @@ CONFIG.supervise.ema_decay = 0.9
 
 def state_at(step):
     state = init_state(CONFIG, (5,), 3, PHASE)
-    return state._replace(step=state.step + step, params=jax.tree.map(lambda x: x + step, state.params))
+    return state._replace(
+        step=state.step + step, params=jax.tree.map(lambda x: x + step, state.params)
+    )
 
 
 def abstract(position):

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 def command(toy_files, workdir):
     overrides = {
         "recipe": "finetune", "batch_size": 16, "model.width": 16, "model.projection_dim": 8,
-        "pretrain.epochs": 8, "supervise.epochs": 8, "pretrain.ema_decay": 0.9,
+        "pretrain.epochs": 4, "supervise.epochs": 4, "pretrain.ema_decay": 0.9,
         "checkpoint_every": 1, "log_every": 1, "evaluate_every": 2,
         "data.train": toy_files / "train.npz", "data.test": toy_files / "test.npz",
         "data.validation": toy_files / "validation.npz",
@@ -33,7 +33,8 @@ def command(toy_files, workdir):
 
 
 def environment():
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "JAX_ENABLE_X64": "0"}
+    cache = {"JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or ""}
+    return {**os.environ, **cache, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
 
 
 def finish(toy_files, workdir):
@@ -91,7 +92,7 @@ def kill_often(toy_files, workdir, kills, seed):
     rng = random.Random(seed)
     last = max(steps_saved(workdir), default=0)
     for number in range(kills):
-        target = last + rng.randint(1, max((78 - last) // (kills - number), 1))
+        target = last + rng.randint(1, max((38 - last) // (kills - number), 1))
 
         def when(target=target, number=number):
             reached = max(steps_saved(workdir), default=0) >= target

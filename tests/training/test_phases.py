@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from sdjax.config import Config
@@ -21,7 +23,7 @@ def test_recipes(recipe, names):
     lengths = [{"pretrain": 21}.get(name, 35) for name in names]
     assert [phase.num_steps for phase in phases] == lengths
     assert phases[0].start == 0
-    for before, after in zip(phases, phases[1:], strict=False):
+    for before, after in itertools.pairwise(phases):
         assert before.stop == after.start
 
 

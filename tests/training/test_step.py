@@ -42,12 +42,13 @@ def make(config, index=0):
     state = init_state(config, SHAPE, CLASSES, phase)
     graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
     objective = make_objective(config, phase, graph, "vector")
-    return state, objective, make_train_step(phase, objective, state.params)
+    return state, objective, make_train_step(phase, objective)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_trains(name):
-    config = toy_config(loss=LossConfig(name=name))
+    config = toy_config(loss=LossConfig(name=name), contrastive_weight=1.0)
+    config.supervise.learning_rate = 0.01
     batch = toy_batch(padding=3)
     if name == "supcon":
         batch["labels"] = np.eye(CLASSES, dtype=np.uint8)[np.arange(BATCH) % CLASSES]
@@ -63,23 +64,41 @@ def test_every_loss_trains(name):
 
 
 def test_padding_changes_nothing():
-    config = toy_config()
-    _, objective, _ = make(config)
-    state = make(config)[0]
+    state, objective, _ = make(toy_config())
+    params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
     batch, poisoned = toy_batch(padding=4), toy_batch(padding=4)
     poisoned["x"][-4:] = 1e6
     poisoned["labels"][-4:] = 1
-    key = jax.random.key(1)
-    value, grads = jax.value_and_grad(objective, has_aux=True)(
-        state.params, state.variables, batch, key
-    )
-    other, other_grads = jax.value_and_grad(objective, has_aux=True)(
-        state.params, state.variables, poisoned, key
-    )
-    np.testing.assert_allclose(value[0], other[0], rtol=1e-6)
+    gradient = jax.value_and_grad(objective, has_aux=True)
+    (value, _), grads = gradient(params, variables, batch, jax.random.key(1))
+    (other, _), other_grads = gradient(params, variables, poisoned, jax.random.key(1))
+    np.testing.assert_allclose(value, other, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), grads, other_grads
     )
+
+
+def test_members_learn_independently():
+    """The first of three members takes the steps that it would take beside others."""
+    config = toy_config()
+    config.model.members = 3
+    state, _, step = make(config)
+    poisoned = jax.tree.map(lambda x: x.at[1:].multiply(3.0), make(config)[0].params)
+    other = make(config)[0]._replace(params=poisoned)
+    for _ in range(3):
+        state, _ = step(state, toy_batch())
+        other, _ = step(other, toy_batch())
+
+    def member(tree, number):
+        return jax.tree.map(lambda x: np.asarray(x[number]), tree)
+
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7),
+        member(state.params, 0),
+        member(other.params, 0),
+    )
+    kernels = [member(state.params, number)["classifier"]["kernel"] for number in (0, 1)]
+    assert np.abs(kernels[0][...] - kernels[1][...]).max() > 1e-3
 
 
 def test_eight_devices_equal_one():
@@ -143,11 +162,10 @@ def test_binary_cross_entropy_against_loops():
     rng = np.random.default_rng(0)
     logits, labels = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3))
     where = np.array([True, False, True, True, False])
-    rows = [
-        -np.mean([np.log(1 / (1 + np.exp(-l if y else l))) for l, y in zip(*pair, strict=True)])
-        for pair, keep in zip(zip(logits, labels, strict=True), where, strict=True)
-        if keep
-    ]
+    rows = []
+    for i in np.flatnonzero(where):
+        p = 1 / (1 + np.exp(-logits[i]))
+        rows.append(np.mean([-np.log(p[c] if labels[i, c] else 1 - p[c]) for c in range(3)]))
     value = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(where))
     np.testing.assert_allclose(value, np.mean(rows), rtol=1e-6)
     nothing = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.zeros(5, bool))

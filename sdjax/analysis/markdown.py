@@ -1,0 +1,166 @@
+"""The text blocks of the report: tables, summary and configuration as Markdown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sdjax import metrics
+from sdjax.analysis import figures
+
+SPLITS = {
+    "test": "test, thresholds 0.5",
+    "test_tuned": "test, tuned thresholds",
+    "validation": "validation",
+}
+ORDER = (
+    *("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc"),
+    *("p_at_1", "p_at_3", "p_at_5", "lrap", "subset_accuracy", "ranking_loss", "hamming_loss"),
+)
+LABELS_SHOWN = 100
+NONE = "–"
+
+
+def plain(text: object) -> str:
+    """`text` on one line, with what Markdown or HTML would read as markup escaped."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join("\\" + ch if ch in "\\`*_[]|~#$" else ch for ch in line)
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, the first column to the left, the others to the right."""
+    marks = [":--", *["--:"] * (len(header) - 1)]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, marks, *rows])
+
+
+def summary(
+    results: Mapping[str, Any],
+    config: Mapping[str, Any],
+    train_labels: NDArray[Any],
+    test_labels: NDArray[Any],
+) -> str:
+    """What ran, on how much data, and which labels the numbers leave out."""
+    train_counts = np.count_nonzero(train_labels, axis=0)
+    test_counts = np.count_nonzero(test_labels, axis=0)
+    lines = [
+        f"- **Data**: {len(train_labels):,} training and {len(test_labels):,} test examples, "
+        f"{test_labels.shape[1]:,} labels; {_mean_size(train_labels):.2f} labels a training "
+        f"example, {_without_label(test_labels):,} test examples without a label.",
+        f"- **Left out**: {int((test_counts == 0).sum()):,} of {test_labels.shape[1]:,} labels "
+        "have no positive test example, and are in no average over labels. "
+        f"{int(((test_counts > 0) & (train_counts == 0)).sum()):,} labels are evaluated that have "
+        "no training example.",
+    ]
+    recipe = [f"{key} `{config[key]}`" for key in ("recipe", "seed", "batch_size") if key in config]
+    if recipe:
+        lines.insert(0, f"- **Run**: {', '.join(recipe)}.".replace("batch_size", "batch size"))
+    test = results.get("test", {})
+    if _is_number(test.get("mAP")) and _is_number(test.get("micro_f1")):
+        lines.insert(
+            0, f"- **Test**: mAP **{test['mAP']:.4f}**, micro-F1 **{test['micro_f1']:.4f}**."
+        )
+    return "\n".join(lines)
+
+
+def _mean_size(labels: NDArray[Any]) -> float:
+    return np.count_nonzero(labels) / max(len(labels), 1)
+
+
+def _without_label(labels: NDArray[Any]) -> int:
+    return int((np.count_nonzero(labels, axis=1) == 0).sum())
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """The metrics of the splits side by side."""
+    splits = [split for split in SPLITS if isinstance(results.get(split), Mapping)]
+    found = {
+        name
+        for split in splits
+        for name, value in results[split].items()
+        if value is None or _is_number(value)
+    }
+    names = [*(n for n in ORDER if n in found), *sorted(found.difference(ORDER))]
+    if not names:
+        return "No results."
+    rows = [
+        [plain(name) + (" ↓" if name in metrics.LOWER_IS_BETTER else "")]
+        + [_number(results[split].get(name)) for split in splits]
+        for name in names
+    ]
+    text = table(["metric", *(SPLITS[split] for split in splits)], rows)
+    return text + "\n\n*Higher is better, but for ↓. Only F1, hamming\\_loss and "\
+        "subset\\_accuracy depend on the thresholds.*"  # fmt: skip
+
+
+def groups_table(results: Mapping[str, Any]) -> str:
+    """Head, medium and tail of the labels, where the results hold them."""
+    groups = results.get("test", {}).get("groups")
+    if not groups:
+        return ""
+    tuned = results.get("test_tuned", {}).get("groups", {})
+    rows = []
+    for name, group in groups.items():
+        counts = [group["min_train_count"], group["max_train_count"]]
+        rows.append(
+            [
+                plain(name),
+                f"{group['labels_evaluated']} of {group['labels']}",
+                NONE if counts[0] is None else f"{counts[0]:,} to {counts[1]:,}",
+                _number(group["mAP"]),
+                _number(group["macro_f1"]),
+                *([_number(tuned.get(name, {}).get("macro_f1"))] if tuned else []),
+            ]
+        )
+    header = ["labels by training frequency", "evaluated", "training examples", "mAP", "macro\\_f1"]
+    return table(header + (["macro\\_f1, tuned"] if tuned else []), rows)
+
+
+def label_table(
+    names: Sequence[str], train_counts: Sequence[int], each: Mapping[str, Any], examples: int
+) -> str:
+    """Each label's numbers, most frequent first; the middle of a long list is left out."""
+    order = sorted(range(len(names)), key=lambda c: (-train_counts[c], c))
+    title = f"All {len(names)} labels"
+    if len(names) > LABELS_SHOWN:
+        half = LABELS_SHOWN // 2
+        order = order[:half] + order[-half:]
+        title = f"The {half} most frequent and the {half} rarest of {len(names):,} labels"
+    rows = [
+        [
+            plain(names[c]),
+            f"{train_counts[c]:,}",
+            f"{each['positives'][c]:,}",
+            f"{each['positives'][c] / examples:.4f}",
+            *(_number(each[key][c]) for key in ("average_precision", "auc", "f1")),
+        ]
+        for c in order
+    ]
+    header = ["label", "train", "test", "base rate", "AP", "AUC", "F1 at 0.5"]
+    return f"<details><summary>{title}</summary>\n\n{table(header, rows)}\n\n</details>"
+
+
+def similarity_table(similarity: Mapping[int, tuple[float, float]]) -> str:
+    """Cosine similarity of test pairs in each relation."""
+    rows = [
+        [style.name, *(f"{value:.3f}" for value in similarity.get(code, ()))]
+        for code, style in figures.RELATIONS.items()
+    ]
+    rows = [row if len(row) == 3 else [row[0], "no pairs", ""] for row in rows]
+    text = table(["relation", "mean cosine similarity", "standard deviation"], rows)
+    return text + "\n\n*Pairs of test examples. R2 should lie highest and R1 lowest.*"
+
+
+def config_block(config: Mapping[str, Any]) -> str:
+    """The configuration as JSON, folded away."""
+    text = json.dumps(config, indent=2, default=str, ensure_ascii=False)
+    return f"<details><summary>Configuration</summary>\n\n```json\n{text}\n```\n\n</details>"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(value: object) -> str:
+    return f"{value:.4f}" if _is_number(value) else NONE

@@ -1,0 +1,204 @@
+"""The report of a run, on good data and on data at the edge."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib.image import imread
+
+from sdjax import metrics
+from sdjax.analysis import figures, report
+
+FIGURES = {report.LEARNING, report.SHARES, report.WEIGHTS, report.LABELS, report.MAP}
+
+
+def history():
+    train = [
+        {"step": s, "epoch": s, "phase": "joint", "split": "train", "loss": 1 / s, "bce": 0.5 / s}
+        for s in range(1, 20)
+    ]
+    validation = [
+        {"step": s, "epoch": s, "phase": "joint", "split": "validation", "mAP": s / 40}
+        for s in range(5, 20, 5)
+    ]
+    return train + validation
+
+
+def make_inputs(examples=80, labels=5, dim=6, rate=0.4, seed=0, **changes):
+    rng = np.random.default_rng(seed)
+    truth = rng.random((2 * examples, labels)) < rate
+    scores = np.clip(0.5 * truth + 0.5 * rng.random(truth.shape), 0, 1)
+    train, test = truth[:examples], truth[examples:]
+    train_counts = train.sum(axis=0)
+    result = metrics.evaluate(test, scores[examples:], train_counts=train_counts)
+    inputs = report.ReportInputs(
+        title="toy",
+        loss="sd",
+        label_names=[f"label {c}" for c in range(labels)],
+        history=history(),
+        train_labels=train,
+        test_labels=test,
+        test_scores=scores[examples:],
+        test_embeddings=rng.normal(size=(examples, dim)),
+        results={"test": result, "test_tuned": result, "validation": result},
+        config={"recipe": "joint", "seed": 3, "batch_size": 8, "loss": {"threshold": 0.3}},
+    )
+    return dataclasses.replace(inputs, **changes)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures empty, for tests of the text: drawing takes most of the time."""
+    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+
+
+def written_figures(path):
+    return {figure.name for figure in path.parent.glob("*.png")}
+
+
+def test_a_report_has_all_figures_and_names_no_other(tmp_path):
+    inputs = make_inputs()
+    path = report.write_report(tmp_path / "run", inputs)
+    text = path.read_text(encoding="utf-8")
+    assert path == tmp_path / "run" / "report" / "report.md"
+    assert written_figures(path) == FIGURES
+    for name in FIGURES:
+        assert f"]({name})" in text
+        image = imread(path.parent / name)[..., :3]
+        assert image.shape[1] >= 700
+        assert image.std() > 0.01  # something is drawn
+    assert f"mAP **{inputs.results['test']['mAP']:.4f}**" in text
+    assert "seed `3`" in text
+    assert json.dumps(inputs.config, indent=2) in text
+
+
+def test_the_same_inputs_give_the_same_report(tmp_path):
+    first = report.write_report(tmp_path / "a", make_inputs())
+    second = report.write_report(tmp_path / "b", make_inputs())
+    for name in (*FIGURES, "report.md"):
+        assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
+
+
+def test_writing_again_takes_figures_away_that_no_longer_apply(tmp_path, undrawn):
+    report.write_report(tmp_path, make_inputs())
+    path = report.write_report(tmp_path, make_inputs(history=[]))
+    assert written_figures(path) == FIGURES - {report.LEARNING}
+    assert "no learning curves" in path.read_text(encoding="utf-8")
+
+
+def test_collapsed_embeddings_are_said_to_be(tmp_path, undrawn):
+    path = report.write_report(tmp_path, make_inputs(test_embeddings=np.ones((80, 6), np.float32)))
+    assert report.MAP not in written_figures(path)
+    assert "the encoder has collapsed" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("shape", "left_out"),
+    [
+        ({"labels": 1}, set()),
+        ({"labels": 1, "rate": 0.0}, {report.LABELS, report.MAP}),
+        ({"labels": 3, "rate": 1.0}, set()),
+        ({"examples": 5, "dim": 1}, set()),
+        ({"examples": 1, "rate": 1.0}, {report.SHARES, report.WEIGHTS, report.MAP}),
+        ({"labels": 400, "rate": 0.01, "dim": 300}, set()),
+    ],
+)
+def test_shapes_at_the_edge(tmp_path, shape, left_out):
+    path = report.write_report(tmp_path, make_inputs(**shape))
+    assert written_figures(path) == FIGURES - left_out
+
+
+def test_an_empty_training_set_and_no_results(tmp_path, undrawn):
+    inputs = make_inputs(train_labels=np.zeros((0, 5)), results={}, config={}, history=[])
+    path = report.write_report(tmp_path, inputs)
+    assert written_figures(path) == {report.LABELS, report.MAP}
+    assert "No results." in path.read_text(encoding="utf-8")
+
+
+def test_labels_that_never_occur_are_counted(tmp_path, undrawn):
+    inputs = make_inputs()
+    train, test = np.array(inputs.train_labels), np.array(inputs.test_labels)
+    train[:, [0, 1]], test[:, [1, 2]] = 0, 0
+    path = report.write_report(
+        tmp_path, dataclasses.replace(inputs, train_labels=train, test_labels=test)
+    )
+    text = path.read_text(encoding="utf-8")
+    assert "2 of 5 labels have no positive test example" in text
+    assert "1 labels are evaluated that have no training example" in text
+    row = next(line for line in text.splitlines() if line.startswith("| label 1 "))
+    assert row.count("–") == 3  # AP, AUC and F1
+
+
+def test_any_name_can_be_drawn_and_written(tmp_path):
+    names = ["$x_{", "日本語 🎉", "a|b<c>*d*", "new\nline\ttab", "long " * 40]
+    path = report.write_report(tmp_path, make_inputs(label_names=names, title="a_b|*c*"))
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith("# a\\_b\\|\\*c\\*: sd\n")
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert any("| 日本語 🎉 |" in line for line in table)
+    assert any("| a\\|b&lt;c>\\*d\\* |" in line for line in table)
+
+
+def test_tables_hold_the_results(tmp_path, undrawn):
+    inputs = make_inputs()
+    tuned = {**inputs.results["test"], "micro_f1": 0.1234, "macro_f1": None}
+    results = {"test": inputs.results["test"], "test_tuned": tuned, "seconds": 3}
+    text = report.write_report(tmp_path, make_inputs(results=results)).read_text(encoding="utf-8")
+    assert "| metric | test, thresholds 0.5 | test, tuned thresholds |" in text
+    assert f"| micro\\_f1 | {results['test']['micro_f1']:.4f} | 0.1234 |" in text
+    assert f"| macro\\_f1 | {results['test']['macro_f1']:.4f} | – |" in text
+    head = results["test"]["groups"]["head"]
+    assert f"| head | 2 of 2 | {head['min_train_count']} to {head['max_train_count']} |" in text
+
+
+def test_long_label_tables_are_cut(tmp_path, undrawn):
+    path = report.write_report(tmp_path, make_inputs(labels=130, rate=0.05))
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert sum(line.startswith("| label ") for line in lines) == 101  # and the header
+    assert any("50 most frequent and the 50 rarest of 130 labels" in line for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"label_names": ["a"]}, r"train_labels must be multi-hot \[N, 1\].*\(80, 5\)"),
+        ({"test_labels": np.zeros((3, 4))}, r"test_labels must be multi-hot \[N, 5\].*\(3, 4\)"),
+        ({"train_labels": np.full((2, 5), 2)}, "train_labels must be 0 or 1"),
+        ({"test_scores": np.zeros((3, 5))}, "scores must have the shape of labels"),
+        ({"test_embeddings": np.zeros((3, 2))}, r"test_embeddings must be \[80, D\].*\(3, 2\)"),
+        ({"test_embeddings": np.full((80, 2), np.nan)}, "finite; row 0, column 0"),
+    ],
+)
+def test_bad_inputs_are_named(tmp_path, changes, text):
+    with pytest.raises(ValueError, match=text):
+        report.write_report(tmp_path, make_inputs(**changes))
+    assert not (tmp_path / "report").exists()
+
+
+def test_samples_are_said_to_be(tmp_path, undrawn):
+    path = report.write_report(tmp_path, make_inputs(examples=3200))
+    text = path.read_text(encoding="utf-8")
+    assert "Counted in 1,500 of 3,200 rows" in text
+    assert "Shown are 3,000 of 3,200 examples" in text
+
+
+def test_matplotlib_keeps_its_settings(tmp_path):
+    # Reading the backend would choose one.
+    def settings():
+        return {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
+
+    before = settings()
+    report.write_report(tmp_path, make_inputs())
+    assert settings() == before
+
+
+def test_only_the_analysis_imports_matplotlib_and_never_pyplot():
+    code = (
+        "import sys, sdjax.metrics; assert 'matplotlib' not in sys.modules;"
+        "import sdjax.analysis.report; assert 'matplotlib.pyplot' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,20 @@
+"""Data: TFDS sets and the user's own files, as seeded, resumable batches of arrays."""
+
+from sdjax.data.augment import random_view
+from sdjax.data.batches import evaluation_batches, steps_per_epoch, to_device, training_batches
+from sdjax.data.dataset import Dataset, load, read_inputs
+from sdjax.data.preprocess import Preprocess
+from sdjax.data.source import Source
+
+__all__ = [
+    "Dataset",
+    "Preprocess",
+    "Source",
+    "evaluation_batches",
+    "load",
+    "random_view",
+    "read_inputs",
+    "steps_per_epoch",
+    "to_device",
+    "training_batches",
+]

@@ -1,0 +1,139 @@
+"""Random views of a batch, in pure JAX: they run on the device, inside the jitted step."""
+
+import jax
+import jax.numpy as jnp
+
+from sdjax.config import MASK_FILLS, AugmentConfig, suggest
+
+Array = jax.Array
+MODALITIES = ("vector", "image")
+
+
+def random_view(
+    key: Array, x: Array, where: Array | None, config: AugmentConfig, modality: str
+) -> Array:
+    """A random view of each example; every example draws its own.
+
+    Vectors: a share of the features is replaced, by zero (the mean of standardised features)
+    or by the same feature of another row (SCARF); Gaussian noise is added. Images: shifted,
+    cropped and resized back, a rectangle erased to zero (the mean), mirrored.
+
+    Args:
+      key: a PRNG key; the view is a pure function of it.
+      x: float [B, F] or [B, H, W, channels], standardised.
+      where: bool [B]; rows that are False come back as they are, and are not drawn from.
+        None is all True.
+      config: the strengths, static under jit.
+      modality: `vector` or `image`.
+
+    Returns:
+      float32, of the shape of `x`.
+
+    Raises:
+      ValueError: if a strength is out of range, or `x` does not have the modality's rank.
+
+    References:
+      Bahri et al. SCARF: self-supervised contrastive learning using random feature corruption.
+      ICLR 2022. https://arxiv.org/abs/2106.15147
+    """
+    if modality not in MODALITIES:
+        raise ValueError(suggest("modality", modality, MODALITIES))
+    rank = 2 if modality == "vector" else 4
+    if x.ndim != rank:
+        raise ValueError(f"x must have rank {rank} for modality {modality!r}, got {x.shape}.")
+    if where is None:
+        where = jnp.ones(x.shape[0], bool)
+    if where.shape != x.shape[:1]:
+        raise ValueError(f"where must be [{x.shape[0]}], got {where.shape}.")
+    x = x.astype(jnp.float32)
+    if modality == "vector":
+        view = _vector_view(key, x, where, config)
+    else:
+        view = _image_view(key, x, config)
+    return jnp.where(where.reshape(-1, *[1] * (rank - 1)), view, x)
+
+
+def _vector_view(key: Array, x: Array, where: Array, config: AugmentConfig) -> Array:
+    _check_share("feature_mask", config.feature_mask)
+    if config.feature_fill not in MASK_FILLS:
+        raise ValueError(suggest("augment.feature_fill", config.feature_fill, MASK_FILLS))
+    if config.feature_noise < 0:
+        raise ValueError(f"augment.feature_noise must be >= 0, got {config.feature_noise}.")
+    mask_key, fill_key, noise_key = jax.random.split(key, 3)
+    if config.feature_mask:
+        mask = jax.random.bernoulli(mask_key, config.feature_mask, x.shape)
+        sample = config.feature_fill == "sample"
+        x = jnp.where(mask, _sample_features(fill_key, x, where) if sample else 0.0, x)
+    if config.feature_noise:
+        x = x + config.feature_noise * jax.random.normal(noise_key, x.shape, x.dtype)
+    return x
+
+
+def _sample_features(key: Array, x: Array, where: Array) -> Array:
+    """[B, F]: each entry is that feature of a valid row, drawn anew for each entry."""
+    valid_first = jnp.argsort(~where, stable=True)
+    count = jnp.maximum(jnp.sum(where), 1)
+    ranks = jax.random.randint(key, x.shape, 0, count)
+    return jnp.take_along_axis(x, valid_first[ranks], axis=0)
+
+
+def _image_view(key: Array, x: Array, config: AugmentConfig) -> Array:
+    _check_share("crop", config.crop)
+    _check_share("erase", config.erase)
+    if not config.crop:
+        raise ValueError("augment.crop must be more than 0; 1 is no cropping.")
+    if not 0 <= config.shift < min(x.shape[1:3]):
+        raise ValueError(
+            f"augment.shift must lie in [0, {min(x.shape[1:3])}) for images of "
+            f"{x.shape[1]}x{x.shape[2]}, got {config.shift}."
+        )
+    move_key, erase_key, flip_key = jax.random.split(key, 3)
+    if config.shift or config.crop < 1:
+        x = _shift_and_crop(move_key, x, config.shift, config.crop)
+    if config.erase:
+        x = jnp.where(_rectangles(erase_key, x.shape, config.erase), 0.0, x)
+    if config.flip:
+        flip = jax.random.bernoulli(flip_key, 0.5, (x.shape[0], 1, 1, 1))
+        x = jnp.where(flip, x[:, :, ::-1], x)
+    return x
+
+
+def _shift_and_crop(key: Array, x: Array, shift: int, crop: float) -> Array:
+    """Shifts by whole pixels, zeros moving in; then resizes a random square part to the whole."""
+    batch, height, width, _ = x.shape
+    shift_key, side_key, place_key = jax.random.split(key, 3)
+    moved = jax.random.randint(shift_key, (batch, 2), -shift, shift + 1)
+    side = jax.random.uniform(side_key, (batch, 1), minval=crop, maxval=1.0)
+    place = jax.random.uniform(place_key, (batch, 2)) * (1 - side) * jnp.array([height, width])
+
+    def resample(image: Array, scale: Array, translation: Array) -> Array:
+        return jax.image.scale_and_translate(
+            *(image, image.shape, (0, 1), scale, translation),
+            method="linear",
+            antialias=False,
+            precision=jax.lax.Precision.HIGHEST,
+        )
+
+    scale = jnp.broadcast_to(1 / side, (batch, 2))
+    return jax.vmap(resample)(x, scale, (moved - place) / side)
+
+
+def _rectangles(key: Array, shape: tuple[int, ...], largest: float) -> Array:
+    """Bool [B, H, W, 1]: True inside a random rectangle of each image."""
+    batch, height, width, _ = shape
+    side_key, place_key = jax.random.split(key)
+    sides = jax.random.uniform(side_key, (2, batch, 1), maxval=largest)
+    starts = jax.random.uniform(place_key, (2, batch, 1)) * (1 - sides)
+
+    def inside(size: int, start: Array, side: Array) -> Array:
+        centres = (jnp.arange(size) + 0.5) / size
+        return (centres >= start) & (centres < start + side)
+
+    rows = inside(height, starts[0], sides[0])
+    columns = inside(width, starts[1], sides[1])
+    return rows[:, :, None, None] & columns[:, None, :, None]
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"augment.{name} must lie between 0 and 1, got {share}.")

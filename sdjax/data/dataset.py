@@ -1,0 +1,171 @@
+"""`load`: from a `DataConfig` to the three splits of a data set, ready to be batched."""
+
+import dataclasses
+import os
+
+import numpy as np
+from absl import logging
+
+from sdjax.config import DataConfig
+from sdjax.data import catalogue, files
+from sdjax.data.examples import Examples, listing
+from sdjax.data.preprocess import Preprocess
+from sdjax.data.source import Source, make_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Three splits that share labels and preprocessing."""
+
+    name: str
+    train: Source
+    validation: Source
+    test: Source
+    label_names: tuple[str, ...]
+    preprocess: Preprocess
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels C."""
+        return len(self.label_names)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """(F,) or (H, W, channels)."""
+        return self.preprocess.input_shape
+
+    @property
+    def modality(self) -> str:
+        """`vector` or `image`."""
+        return self.preprocess.kind
+
+
+def load(config: DataConfig, seed: int = 0) -> Dataset:
+    """Loads the data set that `config` names, prepared on first use.
+
+    Means and standard deviations, label names and feature names are those of the training
+    split. Where there is no validation split, `validation_fraction` of the training rows,
+    drawn by `seed`, become one.
+
+    Args:
+      config: a TFDS name and its splits, or `name="files"` and paths.
+      seed: of the split between training and validation.
+
+    Returns:
+      The data set, inputs preprocessed.
+
+    Raises:
+      FileNotFoundError: if a file is missing.
+      ValueError: if the name, a split, or what a file holds is not usable; the text says why.
+    """
+    if config.image_size < 0:
+        raise ValueError(f"data.image_size must be 0 or more, got {config.image_size}.")
+    read = files.read_splits if config.name == "files" else catalogue.read_splits
+    train, validation, test = read(config)
+    named = [("train", train), ("validation", validation), ("test", test)]
+    for split, examples in named:
+        if examples is not None and not len(examples):
+            raise ValueError(f"{examples.origin}: the {split} split is empty.")
+    if validation is None:
+        train, validation = _split_off(train, config.validation_fraction, seed)
+    preprocess = Preprocess.fit(train, config.image_size)
+    splits = [_matched(examples, train, preprocess) for examples in (train, validation, test)]
+    sources = [make_source(examples, preprocess) for examples in splits]
+    name = config.name
+    if name == "files":
+        name = os.path.splitext(os.path.basename(config.train))[0]
+    logging.info(
+        "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
+        *(name, *map(len, sources), preprocess.input_shape, len(train.label_names)),
+    )
+    return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess)
+
+
+def read_inputs(
+    path: str, preprocess: Preprocess, input_key: str = ""
+) -> tuple[np.ndarray, list[str] | None]:
+    """Reads new rows to predict, from a file of the formats that `load` reads.
+
+    Label columns may be there or not. Images may also be single files or a folder of them.
+
+    Args:
+      path: of the file.
+      preprocess: of the training run.
+      input_key: the inputs of an .npz, .h5 or .jsonl file; "" finds them.
+
+    Returns:
+      x: float32 [N, ...], preprocessed.
+      ids: N names of rows, from a column `id` or the images' file names; None without.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if the inputs are not those of the training run.
+    """
+    layout = files.Layout(
+        input_key=input_key,
+        image_size=preprocess.image_size,
+        channels=preprocess.input_shape[-1] if preprocess.kind == "image" else 0,
+        feature_names=preprocess.feature_names,
+        label_names=preprocess.label_names,
+        labelled=False,
+    )
+    examples = files.read_examples(path, layout)
+    if not len(examples):
+        raise ValueError(f"{examples.origin}: no rows.")
+    _check_inputs(examples, preprocess)
+    rows = np.arange(len(examples))
+    x = preprocess(examples.inputs[rows])
+    return x, None if examples.ids is None else list(examples.ids)
+
+
+def _split_off(train: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
+    """Splits `train` by a permutation of its rows; rows keep their order."""
+    if not 0 < fraction < 1:
+        raise ValueError(f"data.validation_fraction must lie between 0 and 1, got {fraction}.")
+    count = max(1, round(fraction * len(train)))
+    if count >= len(train):
+        raise ValueError(
+            f"{train.origin}: {len(train)} rows cannot be split into train and validation."
+        )
+    order = np.random.default_rng(seed).permutation(len(train))
+    return train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
+
+
+def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Examples:
+    """`examples` after checking that they fit training, labels in the order of training."""
+    _check_inputs(examples, preprocess)
+    names, expected = examples.label_names, train.label_names
+    assert examples.labels is not None
+    if names == expected:
+        return examples
+    if set(names) != set(expected):
+        absent = [name for name in expected if name not in names]
+        new = [name for name in names if name not in expected]
+        raise ValueError(
+            f"{examples.origin}: {len(names)} labels, and {len(expected)} in {train.origin}; "
+            f"absent here: {listing(absent)}; absent there: {listing(new)}."
+        )
+    order = [names.index(name) for name in expected]
+    return dataclasses.replace(examples, labels=examples.labels[:, order], label_names=expected)
+
+
+def _check_inputs(examples: Examples, preprocess: Preprocess) -> None:
+    inputs, origin = examples.inputs, examples.origin
+    if examples.modality != preprocess.kind:
+        raise ValueError(
+            f"{origin}: the inputs are {examples.modality}s, those of training {preprocess.kind}s."
+        )
+    shape = tuple(inputs.shape[1:])
+    if shape != preprocess.input_shape:
+        what = "features" if preprocess.kind == "vector" else "image shape"
+        raise ValueError(
+            f"{origin}: {what} {shape}, and {preprocess.input_shape} in training"
+            + ("." if preprocess.kind == "vector" else ": set data.image_size.")
+        )
+    names = examples.feature_names
+    if names and preprocess.feature_names and names != preprocess.feature_names:
+        raise ValueError(
+            f"{origin}: the features are not those of training; "
+            f"here {listing(names)}; there {listing(preprocess.feature_names)}."
+        )
+    preprocess.check_dtype(inputs.dtype, origin)

@@ -1,0 +1,114 @@
+"""Images that are decoded when they are asked for, by Pillow."""
+
+import io
+import os
+from collections.abc import Callable
+
+import numpy as np
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+CACHE_BYTES = 1 << 30  # decoded images are kept in memory up to this size
+
+
+class EncodedImages:
+    """N encoded images, indexed like a uint8 array [N, H, W, channels].
+
+    Decoded images are kept in memory where all of them fit into `CACHE_BYTES`.
+
+    Args:
+      read: returns the encoded bytes, or the path, of image i.
+      count: N.
+      channels: 1, 3 or 4.
+      image_size: images are resized to this square; 0 keeps their size, which must be one.
+      origin: where the images come from, for error messages.
+    """
+
+    dtype = np.dtype(np.uint8)
+
+    def __init__(
+        self,
+        read: Callable[[int], bytes | str],
+        count: int,
+        *,
+        channels: int,
+        image_size: int,
+        origin: str,
+    ):
+        if channels not in MODES:
+            raise ValueError(f"{origin}: images must have 1, 3 or 4 channels, not {channels}.")
+        self._read, self._channels, self._origin = read, channels, origin
+        self._size = (image_size, image_size) if image_size else None
+        side = self._size or (self._decode(0).shape[:2] if count else (1, 1))
+        self.shape = (count, *side, channels)
+        keep = int(np.prod(self.shape, dtype=np.int64)) <= CACHE_BYTES
+        self._cache = np.empty(self.shape, np.uint8) if keep else None
+        self._cached = np.zeros(count, bool)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """The images at `rows`, uint8 [len(rows), H, W, channels]."""
+        rows = np.asarray(rows)
+        if self._cache is None:
+            return np.stack([self._image(int(row)) for row in rows])
+        for row in np.unique(rows[~self._cached[rows]]):
+            # The flag comes after the image: another thread reads either nothing or all of it.
+            self._cache[row] = self._image(int(row))
+            self._cached[row] = True
+        return self._cache[rows]
+
+    def take(self, rows: np.ndarray) -> "EncodedImages":
+        """The images at `rows`, still encoded."""
+        chosen = object.__new__(EncodedImages)
+        chosen.__dict__.update(self.__dict__)
+        read, rows = self._read, np.asarray(rows)
+        chosen._read = lambda row: read(int(rows[row]))
+        chosen.shape = (len(rows), *self.shape[1:])
+        if self._cache is not None:
+            chosen._cache = np.empty(chosen.shape, np.uint8)
+        chosen._cached = np.zeros(len(rows), bool)
+        return chosen
+
+    def _image(self, row: int) -> np.ndarray:
+        image = self._decode(row)
+        if image.shape != self.shape[1:]:
+            raise ValueError(
+                f"{self._origin}: image {row} is {image.shape[0]}x{image.shape[1]} and others are "
+                f"{self.shape[1]}x{self.shape[2]}: set data.image_size."
+            )
+        return image
+
+    def _decode(self, row: int) -> np.ndarray:
+        encoded = self._read(row)
+        try:
+            return decode(encoded, self._channels, self._size)
+        except (OSError, SyntaxError, ValueError) as error:
+            name = encoded if isinstance(encoded, str) else f"image {row}"
+            raise ValueError(f"{self._origin}: cannot decode {name}: {error}") from error
+
+
+def decode(encoded: bytes | str, channels: int, size: tuple[int, int] | None) -> np.ndarray:
+    """The image of `encoded` bytes or of a path, uint8 [H, W, channels], resized to `size`."""
+    from PIL import Image
+
+    source = encoded if isinstance(encoded, str | os.PathLike) else io.BytesIO(encoded)
+    with Image.open(source) as image:
+        image = image.convert(MODES[channels])
+        if size is not None and image.size != (size[1], size[0]):
+            image = image.resize((size[1], size[0]), Image.Resampling.BILINEAR)
+        return np.asarray(image, np.uint8).reshape(image.height, image.width, channels)
+
+
+def resize(images: np.ndarray, size: int) -> np.ndarray:
+    """`images` [N, H, W, channels], uint8 or float, resized to [N, size, size, channels]."""
+    from PIL import Image
+
+    count, height, width, channels = images.shape
+    if (height, width) == (size, size):
+        return images
+    out = np.empty((count, size, size, channels), images.dtype)
+    for row, channel in np.ndindex(count, channels):
+        plane = Image.fromarray(np.ascontiguousarray(images[row, :, :, channel]))
+        out[row, :, :, channel] = plane.resize((size, size), Image.Resampling.BILINEAR)
+    return out

@@ -1,0 +1,85 @@
+"""What is input and what is label in a file: names and patterns, turned into columns."""
+
+import contextlib
+import dataclasses
+import fnmatch
+from collections.abc import Iterator, Sequence
+
+from sdjax.data.examples import listing
+
+INPUT_KEYS = ("x", "X", "features", "feature", "inputs", "input", "images", "image", "data")
+LABEL_KEYS = ("labels", "label", "targets", "target", "y", "Y")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """How to read a file.
+
+    Attributes:
+      labels: label columns, comma-separated names or patterns; or a Mulan XML file.
+      ignore: columns that are neither features nor labels, likewise.
+      input_key: the input array or field; "" finds it.
+      label_key: the label array or field; "" finds it.
+      image_size: images are resized to this square; 0 keeps their size.
+      channels: of images that are decoded; 0 takes the first image's.
+      feature_names: those of training, where this is another split or rows to predict.
+      label_names: likewise.
+      labelled: whether labels are needed; without, label columns are left out.
+    """
+
+    labels: str = ""
+    ignore: str = ""
+    input_key: str = ""
+    label_key: str = ""
+    image_size: int = 0
+    channels: int = 0
+    feature_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+    labelled: bool = True
+
+
+def select(
+    origin: str, option: str, patterns: str, names: Sequence[str], required: bool = True
+) -> list[str]:
+    """The `names` that comma-separated `patterns` match, in the order of `names`.
+
+    Raises:
+      ValueError: if a pattern matches none and is `required` to; the text lists the names.
+    """
+    chosen = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        # A name is itself, whatever characters it holds.
+        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
+        if not matches and required:
+            raise ValueError(
+                f"{origin}: {option} {pattern!r} matches no column. Columns: {listing(names)}."
+            )
+        chosen.update(matches)
+    return [name for name in names if name in chosen]
+
+
+def find_key(
+    origin: str, option: str, key: str, known: Sequence[str], keys: Sequence[str]
+) -> str | None:
+    """`key`, or where it is empty the first of the `known` names among `keys`; else None.
+
+    Raises:
+      ValueError: if `key` is given and not among `keys`; the text lists them.
+    """
+    if key and key not in keys:
+        raise ValueError(f"{origin}: {option} {key!r} is not there. Keys: {listing(keys)}.")
+    return key or next((name for name in known if name in keys), None)
+
+
+@contextlib.contextmanager
+def readable(path: str, form: str) -> Iterator[None]:
+    """Turns whatever a library raises over a broken file into a ValueError that names the file."""
+    try:
+        yield
+    except (MemoryError, ImportError):
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{path}: cannot be read as {form}; truncated, corrupt, or of another format? "
+            f"({type(error).__name__}: {error})"
+        ) from error

@@ -1,0 +1,112 @@
+"""What turns a raw input into a model's input; fitted on the training examples alone."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import numpy as np
+
+from sdjax.data.examples import Examples
+
+FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocess:
+    """Standardisation, x -> (scale * x - mean) / std, with the names of what goes in.
+
+    Attributes:
+      kind: `vector` or `image`.
+      input_shape: (F,) or (H, W, channels).
+      feature_names: F names, or empty where the source has none.
+      label_names: C names.
+      scale: 1/255 for images of uint8, else 1.
+      mean: of each feature (vectors) or channel (images), after scaling.
+      std: likewise; 1 for constant features.
+      image_size: images are resized to this square; 0 takes them as they are.
+    """
+
+    kind: str
+    input_shape: tuple[int, ...]
+    feature_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    scale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_size: int = 0
+
+    @classmethod
+    def fit(cls, examples: Examples, image_size: int = 0) -> "Preprocess":
+        """Fits mean and standard deviation to training `examples` (at most 1024 images)."""
+        inputs = examples.inputs
+        scale = 1.0
+        if examples.modality == "vector":
+            values = np.asarray(inputs)
+        else:
+            rows = np.linspace(0, len(inputs) - 1, min(len(inputs), FIT_IMAGES)).astype(int)
+            values = inputs[rows].reshape(-1, inputs.shape[-1])
+            scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
+        mean = values.mean(axis=0, dtype=np.float64)
+        std = values.std(axis=0, dtype=np.float64)
+        # What is left of a constant after rounding is no variation.
+        constant = std <= 1e-6 * np.abs(values).max(axis=0)
+        std = np.where(constant, 1 / scale, std)
+        return cls(
+            kind=examples.modality,
+            input_shape=tuple(inputs.shape[1:]),
+            feature_names=examples.feature_names,
+            label_names=examples.label_names,
+            scale=scale,
+            mean=tuple((mean * scale).tolist()),
+            std=tuple((std * scale).tolist()),
+            image_size=image_size,
+        )
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Preprocesses one raw input or a batch of them.
+
+        Args:
+          inputs: [..., F], or [..., H, W, channels]; uint8 where `scale` is 1/255.
+
+        Returns:
+          float32, of the same shape.
+
+        Raises:
+          ValueError: if the shape or the dtype is not that of the training inputs.
+        """
+        inputs = np.asarray(inputs)
+        rank = len(self.input_shape)
+        if inputs.ndim < rank or inputs.shape[-rank:] != self.input_shape:
+            raise ValueError(
+                f"inputs must have the training inputs' shape [..., "
+                f"{', '.join(map(str, self.input_shape))}], got {inputs.shape}."
+            )
+        self.check_dtype(inputs.dtype)
+        scale, shift = self._affine
+        return inputs.astype(np.float32) * scale + shift
+
+    def check_dtype(self, dtype: np.dtype, origin: str = "inputs") -> None:
+        """Raises ValueError where images of uint8 and of floats would be mixed up."""
+        if self.kind == "image" and (dtype == np.uint8) != (self.scale != 1):
+            expected = "uint8" if self.scale != 1 else "float"
+            raise ValueError(
+                f"{origin}: images must be {expected} as the training images are, got {dtype}."
+            )
+
+    @functools.cached_property
+    def _affine(self) -> tuple[np.ndarray, np.ndarray]:
+        mean, std = np.asarray(self.mean), np.asarray(self.std)
+        return (self.scale / std).astype(np.float32), (-mean / std).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as a dict of plain numbers, strings and lists."""
+        fields = dataclasses.asdict(self)
+        return {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "Preprocess":
+        """The inverse of `to_json`."""
+        read: dict[str, Any] = {
+            k: tuple(x) if isinstance(x, list) else x for k, x in fields.items()
+        }
+        return cls(**read)

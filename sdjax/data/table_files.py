@@ -1,0 +1,147 @@
+"""Tables whose columns are features and labels: CSV, Parquet, and what else becomes a frame."""
+
+import csv
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdjax.data.examples import Examples, check_binary, check_finite, listing
+from sdjax.data.layout import Layout, readable, select
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# A column of row names, or the index that pandas writes: never a feature.
+ID_COLUMNS = ("id", "unnamed: 0")
+
+
+def read_csv(path: str, layout: Layout) -> Examples:
+    """Reads a comma-separated file with a header line."""
+    import pandas as pd
+
+    with readable(path, "CSV"), open(path, encoding="utf-8-sig", newline="") as file:
+        header = next(csv.reader(file), [])
+    if not any(name.strip() for name in header):
+        raise ValueError(f"{path}: the file is empty; a header line was expected.")
+    repeated = sorted({name for name in header if header.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{path}: columns that occur twice: {listing(repeated)}.")
+    with readable(path, "CSV"), warnings.catch_warnings():
+        warnings.simplefilter("error", pd.errors.ParserWarning)
+        frame = pd.read_csv(path, index_col=False, low_memory=False, encoding="utf-8-sig")
+    return from_frame(path, frame, layout)
+
+
+def read_parquet(path: str, layout: Layout) -> Examples:
+    """Reads a Parquet file."""
+    import pyarrow.parquet
+
+    with readable(path, "Parquet"):
+        frame = pyarrow.parquet.read_table(path).to_pandas()
+    return from_frame(path, frame, layout)
+
+
+def from_frame(path: str, frame: "pd.DataFrame", layout: Layout) -> Examples:
+    """Examples from the columns of a frame: labels, ignored ones and row names; then features.
+
+    Columns are matched by name: another split, or rows to predict, may have them in any order.
+    """
+    frame = frame.rename(columns=str)
+    ids = [name for name in frame.columns if name.lower() in ID_COLUMNS]
+    label_names = label_columns(path, list(frame.columns), layout)
+    dropped = {*label_names, *ids}
+    if layout.ignore:
+        # What is ignored in training may be absent from other splits.
+        first = not layout.feature_names
+        dropped.update(select(path, "data.ignore", layout.ignore, list(frame.columns), first))
+    features = [name for name in frame.columns if name not in dropped]
+    features = _align(path, features, layout)
+    if not features:
+        raise ValueError(f"{path}: no feature column; columns: {listing(list(frame.columns))}.")
+    inputs = _numbers(path, frame, features)
+    check_finite(path, inputs, features)
+    labels = None
+    if layout.labelled:
+        values = _label_values(path, frame, label_names)
+        labels = check_binary(path, values, label_names)
+    return Examples(
+        origin=path,
+        inputs=inputs,
+        labels=labels,
+        label_names=tuple(label_names) if layout.labelled else (),
+        feature_names=tuple(features),
+        ids=tuple(map(str, frame[ids[0]])) if ids else None,
+    )
+
+
+def label_columns(path: str, columns: list[str], layout: Layout) -> list[str]:
+    """The label columns: those of training where they are known, else by `layout.labels`."""
+    if layout.label_names:
+        absent = [name for name in layout.label_names if name not in columns]
+        if layout.labelled and absent:
+            raise ValueError(
+                f"{path}: label columns of training that are absent here: {listing(absent)}."
+            )
+        return [name for name in layout.label_names if name in columns]
+    if not layout.labels:
+        raise ValueError(
+            f"{path}: set data.labels to the label columns, as comma-separated names or "
+            f"patterns such as 'label_*'. Columns: {listing(columns)}."
+        )
+    return select(path, "data.labels", layout.labels, columns)
+
+
+def _align(path: str, features: list[str], layout: Layout) -> list[str]:
+    """`features` in the order of training."""
+    expected = layout.feature_names
+    if not expected:
+        return features
+    absent = [name for name in expected if name not in features]
+    known = set(expected)
+    new = [name for name in features if name not in known]
+    if absent or (new and layout.labelled):
+        raise ValueError(
+            f"{path}: the feature columns are not those of training. Absent here: "
+            f"{listing(absent)}; only here: {listing(new)} (data.ignore leaves columns out)."
+        )
+    return list(expected)
+
+
+def _numbers(path: str, frame: "pd.DataFrame", features: list[str]) -> np.ndarray:
+    """The feature columns as float32 [N, F]; text and dates are not numbers."""
+    import pandas as pd
+
+    inputs = np.empty((len(frame), len(features)), np.float32)
+    for place, name in enumerate(features):
+        column: Any = frame[name]
+        numbers: Any
+        if pd.api.types.is_numeric_dtype(column):
+            numbers = column
+        elif pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+            numbers = pd.to_numeric(column, errors="coerce")
+        else:
+            numbers = pd.Series(np.nan, column.index)
+        text = (numbers.isna() & column.notna()).to_numpy()
+        if text.any():
+            row = int(np.argmax(text))
+            raise ValueError(
+                f"{path}: feature {name!r} is not a number: {str(column.iloc[row])!r} in row "
+                f"{row} (the first row is 0). Encode it as numbers, or leave it out with "
+                "data.ignore."
+            )
+        with np.errstate(over="ignore"):  # an infinity is reported with its place
+            inputs[:, place] = numbers.to_numpy(np.float64, na_value=np.nan)
+    return inputs
+
+
+def _label_values(path: str, frame: "pd.DataFrame", names: list[str]) -> np.ndarray:
+    values = frame[names].to_numpy(object)
+    missing = frame[names].isna().to_numpy()
+    if missing.any():
+        row, column = np.argwhere(missing)[0]
+        raise ValueError(
+            f"{path}: label {names[column]!r} is missing in row {row} (the first row is 0); "
+            "labels must be 0 or 1."
+        )
+    return values

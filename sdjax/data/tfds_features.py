@@ -1,0 +1,271 @@
+"""Which TFDS feature is the input and which holds the labels, and how a record becomes both."""
+
+import dataclasses
+import functools
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from sdjax.data.examples import listing
+from sdjax.data.layout import select
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelFeature:
+    """The labels of a record: `encode(parse(record), row)` sets a multi-hot row."""
+
+    keys: tuple[str, ...]
+    names: tuple[str, ...]
+    parse: Callable[[bytes], Any]
+    encode: Callable[[Any, np.ndarray], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class InputFeature:
+    """The input of a record: encoded image (`channels` > 0), or vector with feature names."""
+
+    parse: Callable[[bytes], Any]
+    names: tuple[str, ...] = ()
+    channels: int = 0
+    fixed_size: bool = False
+
+
+def find_labels(name: str, features: Any, key: str) -> LabelFeature:
+    """The label feature: `key`, or where it is empty the first found.
+
+    Sought are, in this order,
+      1. a sequence of class labels (that of `labels` before others),
+      2. a dict of bools (`attributes`),
+      3. a sequence of objects that have a `label`,
+      4. bools at the top level, all of them,
+      5. one class label.
+
+    Raises:
+      ValueError: if there is none, listing the features.
+    """
+    found = _bools(name, features, key)
+    if found:
+        return found
+    keys = [key] if key else sorted(features, key=lambda k: (k not in ("labels", "label"), k))
+    for find in (_class_labels, _attributes, _objects):
+        for candidate in keys:
+            found = find(features, candidate)
+            if found:
+                return found
+    if not key:
+        flat = ",".join(k for k in features if _is_bool(features[k]))
+        found = _bools(name, features, flat) if flat else None
+        found = found or next(filter(None, (_one_label(features, k) for k in keys)), None)
+    elif key in features:
+        found = _one_label(features, key)
+    if found:
+        return found
+    raise ValueError(
+        f"{name}: no labels found{f' under data.label_key {key!r}' if key else ''}; they may be a "
+        "sequence of class labels, a dict of bools, objects with a label, or bools (names or "
+        f"patterns, comma-separated). Features: {_described(features)}."
+    )
+
+
+def find_inputs(name: str, features: Any, key: str, label_keys: Sequence[str]) -> InputFeature:
+    """The input feature: `key`, or where it is empty the only image, else the only vector.
+
+    `key` may also name numbers at the top level, comma-separated names or patterns: they are
+    joined into a vector.
+
+    Raises:
+      ValueError: if there is none or more than one, listing the features.
+    """
+    import tensorflow_datasets as tfds
+
+    if key and (key not in features or _is_number(features[key])):
+        return _joined(name, features, select(name, "data.input_key", key, list(features)))
+    keys = [key] if key else [k for k in features if k not in label_keys]
+    images = [k for k in keys if type(features[k]) is tfds.features.Image]
+    images = ["image"] if "image" in images else images
+    vectors = [k for k in keys if _is_vector(features[k])]
+    if len(images) == 1:
+        return _image(name, features, images[0])
+    if not images and len(vectors) == 1:
+        return _vector(features, vectors[0])
+    raise ValueError(
+        f"{name}: {'several inputs' if images or vectors else 'no input'} found"
+        f"{f' under data.input_key {key!r}' if key else ''}; an image, a vector of numbers, or "
+        "numbers by name are expected (text has to be turned into vectors first, and read from "
+        f"a file). Set data.input_key. Features: {_described(features)}."
+    )
+
+
+def _class_labels(features: Any, key: str) -> LabelFeature | None:
+    """A sequence of class labels."""
+    names = _class_names(getattr(_get(features, key), "feature", None))
+    return _indexed(features, key, names) if names else None
+
+
+def _one_label(features: Any, key: str) -> LabelFeature | None:
+    """A single class label."""
+    names = _class_names(_get(features, key))
+    return _indexed(features, key, names) if names else None
+
+
+def _indexed(features: Any, key: str, names: tuple[str, ...]) -> LabelFeature:
+    parse = _field(_parser({key: features[key]}), key)
+    return LabelFeature((key,), names, parse, _set_indices)
+
+
+def _objects(features: Any, key: str) -> LabelFeature | None:
+    """A sequence of objects with a label each."""
+    import tensorflow_datasets as tfds
+
+    objects: Any = getattr(_get(features, key), "feature", None)
+    names = _class_names(_get(objects, "label"))
+    if not names:
+        return None
+    labels = tfds.features.Sequence({"label": objects["label"]})
+    parse = _field(_parser({key: labels}), key, "label")
+    return LabelFeature((key,), names, parse, _set_indices)
+
+
+def _attributes(features: Any, key: str) -> LabelFeature | None:
+    """A dict of bools."""
+    attributes = _get(features, key)
+    if not _is_dict(attributes) or not all(_is_bool(attributes[k]) for k in attributes):
+        return None
+    names = tuple(attributes)
+    parse = _values(_field(_parser({key: attributes}), key), names)
+    return LabelFeature((key,), names, parse, _set_bools)
+
+
+def _bools(name: str, features: Any, key: str) -> LabelFeature | None:
+    """Bools at the top level: those that `key`, names or patterns, matches."""
+    if not key or (key in features and not _is_bool(features[key])):
+        return None
+    names = tuple(select(name, "data.label_key", key, list(features)))
+    if not all(_is_bool(features[k]) for k in names):
+        return None
+    parse = _parser({k: features[k] for k in names})
+    return LabelFeature(names, names, _values(parse, names), _set_bools)
+
+
+def _image(name: str, features: Any, key: str) -> InputFeature:
+    import tensorflow_datasets as tfds
+
+    image = features[key]
+    if image.np_dtype != np.uint8:
+        raise ValueError(f"{name}: image {key!r} must be uint8, got {image.np_dtype}.")
+    height, width, channels = image.shape
+    parse = _field(_parser({key: image}, {key: tfds.decode.SkipDecoding()}), key)
+    fixed = height is not None and width is not None
+    return InputFeature(parse, channels=channels or 3, fixed_size=fixed)
+
+
+def _vector(features: Any, key: str) -> InputFeature:
+    parse = _field(_parser({key: features[key]}), key)
+    if not _is_dict(features[key]):
+        return InputFeature(parse)
+    names = tuple(features[key])
+    return InputFeature(_values(parse, names), names)
+
+
+def _joined(name: str, features: Any, keys: list[str]) -> InputFeature:
+    wrong = [key for key in keys if not _is_number(features[key])]
+    if wrong or not keys:
+        raise ValueError(
+            f"{name}: data.input_key must name numbers; {listing(wrong)} are none. "
+            f"Features: {_described(features)}."
+        )
+    parse = _parser({k: features[k] for k in keys})
+    return InputFeature(_values(parse, keys), tuple(keys))
+
+
+def _parser(part: dict[str, Any], decoders: dict | None = None) -> Callable[[bytes], Any]:
+    """Parses those features of a record that are in `part`."""
+    import tensorflow_datasets as tfds
+
+    features = tfds.features.FeaturesDict(part)
+
+    def parse(record: bytes) -> Any:
+        return features.deserialize_example_np(record, decoders=decoders)
+
+    return parse
+
+
+def _field(parse: Callable[[bytes], Any], *keys: str) -> Callable[[bytes], Any]:
+    """Parses a record down to the value at `keys`."""
+    return lambda record: functools.reduce(operator.getitem, keys, parse(record))
+
+
+def _values(parse: Callable[[bytes], Any], names: Sequence[str]) -> Callable[[bytes], list]:
+    """Parses a record into the values of `names`, in their order."""
+
+    def values(record: bytes) -> list:
+        example = parse(record)
+        return [example[name] for name in names]
+
+    return values
+
+
+def _set_indices(indices: Any, row: np.ndarray) -> None:
+    indices = np.atleast_1d(np.asarray(indices, np.int64))
+    row[indices[indices >= 0]] = 1  # -1 is TFDS's unknown label
+
+
+def _set_bools(values: Any, row: np.ndarray) -> None:
+    row[:] = np.asarray(values, bool)
+
+
+def _get(features: Any, key: str) -> Any:
+    return features[key] if _is_dict(features) and key in features else None
+
+
+def _class_names(feature: Any) -> tuple[str, ...] | None:
+    import tensorflow_datasets as tfds
+
+    if not isinstance(feature, tfds.features.ClassLabel) or not feature.num_classes:
+        return None
+    return tuple(feature.int2str(k) for k in range(feature.num_classes))
+
+
+def _is_dict(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    return isinstance(feature, tfds.features.FeaturesDict)
+
+
+def _is_scalar(feature: Any, kinds: str) -> bool:
+    import tensorflow_datasets as tfds
+
+    plain = type(feature) in (tfds.features.Tensor, tfds.features.Scalar)
+    return plain and _shape(feature) == () and _kind(feature) in kinds
+
+
+def _shape(feature: Any) -> tuple[int | None, ...]:
+    return feature.shape
+
+
+def _kind(feature: Any) -> str:
+    return np.dtype(feature.np_dtype).kind
+
+
+def _is_bool(feature: Any) -> bool:
+    return _is_scalar(feature, "b")
+
+
+def _is_number(feature: Any) -> bool:
+    return _is_scalar(feature, "buif")
+
+
+def _is_vector(feature: Any) -> bool:
+    import tensorflow_datasets as tfds
+
+    if _is_dict(feature):
+        return bool(list(feature)) and all(_is_number(feature[key]) for key in feature)
+    plain = type(feature) is tfds.features.Tensor  # subclasses are boxes, class labels, text
+    shape: tuple[int | None, ...] = _shape(feature) if plain else ()
+    return len(shape) == 1 and shape[0] is not None and _kind(feature) in "uif"
+
+
+def _described(features: Any) -> str:
+    return ", ".join(f"{key} ({type(features[key]).__name__})" for key in features)

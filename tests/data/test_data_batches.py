@@ -1,0 +1,186 @@
+"""Batches: exact, seeded, resumable, padded; and the sources they are fetched from."""
+
+import itertools
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from sdjax import data
+from sdjax.data.examples import Examples
+from sdjax.data.preprocess import Preprocess
+from sdjax.data.source import make_source
+
+
+def numbered(count, modality="vector"):
+    """A source whose inputs tell the row, once the standardisation is undone."""
+    shape = (count, 3) if modality == "vector" else (count, 2, 2, 1)
+    x = np.broadcast_to(np.arange(count).reshape(-1, *[1] * (len(shape) - 1)), shape)
+    labels = (np.arange(count)[:, None] >> np.arange(8) & 1).astype(np.uint8)
+    names = tuple("abcdefgh")
+    examples = Examples("test", x.astype(np.float32), labels, names)
+    return make_source(examples, Preprocess.fit(examples))
+
+
+def rows_of(batch):
+    """The row numbers of a batch, read off its labels."""
+    return (batch["labels"] @ (1 << np.arange(8)))[batch["where"]].tolist()
+
+
+def take(iterator, count):
+    return list(itertools.islice(iterator, count))
+
+
+@pytest.mark.parametrize(
+    ("examples", "size", "drop", "steps"),
+    [(10, 5, False, 2), (10, 4, False, 3), (10, 4, True, 2), (3, 8, False, 1), (8, 8, True, 1)],
+)
+def test_steps_per_epoch(examples, size, drop, steps):
+    assert data.steps_per_epoch(examples, size, drop) == steps
+
+
+@pytest.mark.parametrize("arguments", [(0, 4, False), (4, 0, False), (4, -1, True)])
+def test_steps_per_epoch_of_nothing(arguments):
+    with pytest.raises(ValueError, match="must be 1 or more"):
+        data.steps_per_epoch(*arguments)
+
+
+def test_batch_larger_than_the_split():
+    source = numbered(5)
+    with pytest.raises(ValueError, match=r"batch_size 8 is larger .* 5 examples.*Lower batch_size"):
+        data.training_batches(source, 8, seed=0, drop_remainder=True)
+    batch = next(data.training_batches(source, 8, seed=0, drop_remainder=False))
+    assert batch["where"].tolist() == [True] * 5 + [False] * 3
+    assert sorted(rows_of(batch)) == list(range(5))
+
+
+@pytest.mark.parametrize("modality", ["vector", "image"])
+@pytest.mark.parametrize("drop", [True, False])
+def test_every_example_once_an_epoch(modality, drop):
+    source = numbered(23, modality)
+    steps = data.steps_per_epoch(23, 5, drop)
+    batches = take(data.training_batches(source, 5, seed=1, drop_remainder=drop), 4 * steps)
+    epochs = [
+        list(itertools.chain(*map(rows_of, batches[k : k + steps])))
+        for k in range(0, len(batches), steps)
+    ]
+    for epoch in epochs:
+        assert len(epoch) == len(set(epoch)) == (20 if drop else 23)
+    assert len({tuple(epoch) for epoch in epochs}) == 4  # each in its own order
+    if drop:
+        assert set().union(*epochs) == set(range(23))  # what is left out changes
+    for batch in batches:
+        assert {value.shape[0] for value in batch.values()} == {5}
+        assert batch["x"].dtype == np.float32
+        assert batch["labels"].dtype == np.uint8
+        assert batch["where"].dtype == bool
+
+
+def test_padding_is_zeros():
+    batches = take(data.training_batches(numbered(7), 4, seed=0, drop_remainder=False), 2)
+    assert batches[1]["where"].tolist() == [True, True, True, False]
+    assert not batches[1]["x"][3].any()
+    assert not batches[1]["labels"][3].any()
+
+
+@pytest.mark.parametrize("drop", [True, False])
+@pytest.mark.parametrize("start", [0, 1, 4, 5, 6, 13])
+def test_resuming_equals_never_stopping(start, drop):
+    source = numbered(23)
+    whole = take(data.training_batches(source, 5, seed=3, drop_remainder=drop), 20)
+    resumed = data.training_batches(source, 5, seed=3, drop_remainder=drop, start=start)
+    for expected, batch in zip(whole[start:], resumed, strict=False):
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
+
+
+def test_the_seed_draws_the_order():
+    source = numbered(100)
+    first = [
+        rows_of(next(data.training_batches(source, 50, seed=seed, drop_remainder=True)))
+        for seed in (0, 0, 1)
+    ]
+    assert first[0] == first[1] != first[2]
+
+
+@pytest.mark.parametrize("name", ["seed", "start"])
+def test_negative_numbers(name):
+    numbers = {"seed": 0, "start": 0, name: -1}
+    with pytest.raises(ValueError, match=f"{name} must be 0 or more, got -1"):
+        data.training_batches(numbered(5), 2, drop_remainder=False, **numbers)
+
+
+def test_rows_and_inputs_belong_together():
+    source = numbered(40)
+    for batch in take(data.training_batches(source, 16, seed=0, drop_remainder=False), 6):
+        for x, row in zip(batch["x"], rows_of(batch), strict=False):
+            np.testing.assert_array_equal(x, source[row]["x"])
+
+
+def test_evaluation_is_one_pass_in_order():
+    batches = list(data.evaluation_batches(numbered(23), 5))
+    assert list(itertools.chain(*map(rows_of, batches))) == list(range(23))
+    assert {batch["x"].shape for batch in batches} == {(5, 3)}
+    assert batches[-1]["where"].sum() == 3
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_share_each_batch(count):
+    source = numbered(23)
+    for make in (
+        lambda **share: data.evaluation_batches(source, 8, **share),
+        lambda **share: data.training_batches(source, 8, seed=0, drop_remainder=False, **share),
+    ):
+        whole = take(make(), 3)
+        parts = [take(make(process_index=k, process_count=count), 3) for k in range(count)]
+        for step, batch in enumerate(whole):
+            for name in batch:
+                joined = np.concatenate([part[step][name] for part in parts])
+                np.testing.assert_array_equal(joined, batch[name])
+
+
+@pytest.mark.parametrize(
+    ("index", "count", "error"),
+    [(0, 3, "multiple of the 3"), (2, 2, r"process_index must lie in \[0, 2\)"), (0, 0, "1 or")],
+)
+def test_wrong_processes(index, count, error):
+    with pytest.raises(ValueError, match=error):
+        data.evaluation_batches(numbered(9), 8, process_index=index, process_count=count)
+
+
+def test_to_device_shards_rows():
+    devices = jax.devices()[:2] if len(jax.devices()) > 1 else jax.devices()
+    mesh = jax.sharding.Mesh(np.array(devices), ("data",))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    batch = next(data.evaluation_batches(numbered(7), 4))
+    arrays = data.to_device(batch, sharding)
+    for name, value in batch.items():
+        np.testing.assert_array_equal(np.asarray(arrays[name]), value)
+        assert arrays[name].sharding == sharding
+
+
+def test_source_is_a_sequence_of_examples():
+    source = numbered(9)
+    assert len(source) == len(list(source)) == 9
+    np.testing.assert_array_equal(source[-1]["labels"], source[np.int64(8)]["labels"])
+    for row in (9, -10):
+        with pytest.raises(IndexError):
+            source[row]
+
+
+def test_preprocess_checks_its_inputs():
+    preprocess = Preprocess.fit(Examples("t", np.ones((4, 3), np.float32), None))
+    assert preprocess(np.ones(3)).dtype == np.float32
+    with pytest.raises(ValueError, match=r"shape \[..., 3\], got \(2,\)"):
+        preprocess(np.ones(2))
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, sdjax.data\n"
+        "slow = {'tensorflow', 'tensorflow_datasets', 'grain', 'pandas', 'h5py', 'PIL'}\n"
+        "assert not slow & set(sys.modules), slow & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

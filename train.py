@@ -18,7 +18,7 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     # Imported late, so that a wrong flag is reported at once.
-    from sdjax.training import NonFiniteLossError, Run, print_results
+    from sdjax.training import Interrupted, NonFiniteLossError, Run, print_results
 
     config: Config = flags.FLAGS.config
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -26,6 +26,9 @@ def main(argv: list[str]) -> None:
     try:
         run = Run(config, workdir)
         results = run.test(run.train())
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        raise
     except (NonFiniteLossError, OSError, ValueError) as error:
         sys.exit(f"Error: {error}")
     print_results(results, Console())

@@ -23,14 +23,17 @@ class Side(NamedTuple):
 
 
 def prepare(
-    z_name: str,
-    z: ArrayLike,
-    labels_name: str,
-    labels: Labels,
-    where_name: str,
-    where: ArrayLike | None,
+    names: tuple[str, str, str], z: ArrayLike, labels: Labels, where: ArrayLike | None
 ) -> Side:
-    """Checks one side of the pairs; its padding becomes zeros without labels."""
+    """One side of the pairs, checked; its padding becomes zeros without labels.
+
+    Args:
+      names: of the three arguments that follow, as the user knows them.
+      z: embeddings [B, D].
+      labels: B label sets.
+      where: bool [B], or None.
+    """
+    z_name, labels_name, where_name = names
     z = jnp.asarray(z)
     if not jnp.issubdtype(z.dtype, jnp.floating):
         raise TypeError(f"{z_name} must be floating, got {z.dtype}.")

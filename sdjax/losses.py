@@ -358,12 +358,10 @@ def _loss(
     one_of("reduction", reduction, get_args(Reduction))
     one_of("implementation", implementation, IMPLEMENTATIONS)
     check_temperature(temperature)
-    anchors = prepare("z", z, "labels", labels, "where", where)
+    anchors = prepare(("z", "labels", "where"), z, labels, where)
     if candidates is not None and candidate_labels is not None:
         names = ("candidates", "candidate_labels", "candidate_where")
-        others = prepare(
-            names[0], candidates, names[1], candidate_labels, names[2], candidate_where
-        )
+        others = prepare(names, candidates, candidate_labels, candidate_where)
         check_same_space(anchors, others)
     elif candidates is None and candidate_labels is None:
         others = anchors

@@ -32,13 +32,18 @@ def predict(workdir: Path, source: Path, output: Path) -> int:
     if output.suffix not in SUFFIXES:
         raise ValueError(suggest("output format", output.suffix, SUFFIXES))
     model = load(workdir)
-    x, ids = read_inputs(source, model.preprocess)
+    x, ids = read_inputs(str(source), model.preprocess)
     scores, embeddings = model.run(x)
     ids = ids or [str(row) for row in range(len(x))]
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".npz":
-        names = {"id": np.array(ids), "label_names": np.array(model.label_names)}
-        np.savez(output, probabilities=scores, embeddings=embeddings, **names)
+        np.savez(
+            output,
+            id=np.array(ids),
+            label_names=np.array(model.label_names),
+            probabilities=scores,
+            embeddings=embeddings,
+        )
     elif output.suffix == ".jsonl":
         with output.open("w") as file:
             for key, p, e in zip(ids, scores, embeddings, strict=True):
@@ -57,5 +62,7 @@ def predict(workdir: Path, source: Path, output: Path) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Workdir of the trained run.", required=True)
     flags.DEFINE_string("input", None, "File of new rows, as for training.", required=True)
-    flags.DEFINE_string("output", None, "File to write: .npz, .csv, .parquet or .jsonl.", required=True)
+    flags.DEFINE_string(
+        "output", None, "File to write: .npz, .csv, .parquet or .jsonl.", required=True
+    )
     app.run(main)

@@ -26,11 +26,34 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
     absent = _split_name(validation) not in builder.info.splits
     if validation == DataConfig().validation and absent:
         validation = ""
+    options = {"train": config.train, "validation": validation, "test": config.test}
+    _check_disjoint(builder, {option: split for option, split in options.items() if split})
     return (
         train,
         _read(builder, "validation", validation, config) if validation else None,
         _read(builder, "test", config.test, config),
     )
+
+
+def _check_disjoint(builder: Any, options: dict[str, str]) -> None:
+    """Raises ValueError if two of the split expressions share examples."""
+    import tensorflow_datasets as tfds
+
+    seen: list[tuple[str, str, range]] = []
+    for option, expression in options.items():
+        parts = tfds.core.ReadInstruction.from_spec(expression).to_absolute(builder.info.splits)
+        for part in parts:
+            size = builder.info.splits[part.splitname].num_examples
+            rows = range(part.from_ or 0, size if part.to is None else part.to)
+            for other, split, taken in seen:
+                shared = min(rows.stop, taken.stop) - max(rows.start, taken.start)
+                if other != option and split == part.splitname and shared > 0:
+                    raise ValueError(
+                        f"data.{option} {expression!r} shares {shared} examples with "
+                        f"data.{other} {options[other]!r}: scores on it would mislead."
+                        + (" data.validation='' holds out a part of train." * (other == "train"))
+                    )
+            seen.append((option, part.splitname, rows))
 
 
 def prepare(name: str, data_dir: str = "") -> Any:

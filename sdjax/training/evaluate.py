@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.typing import ArrayLike
 
 from sdjax import metrics as metrics_lib
 from sdjax.data import Source, evaluation_batches, to_device
@@ -16,7 +17,7 @@ from sdjax.training.state import TrainState
 from sdjax.training.step import Objective
 
 Array = jax.Array
-Forward = Callable[[nnx.State, nnx.State, Array], tuple[Array, Array]]
+Forward = Callable[[nnx.State, nnx.State, ArrayLike], tuple[Array, Array]]
 
 
 class Outputs(NamedTuple):
@@ -41,9 +42,9 @@ def make_forward(graph: nnx.GraphDef) -> Forward:
         return model.classify(representation), representation
 
     @jax.jit
-    def forward(params: nnx.State, variables: nnx.State, x: Array) -> tuple[Array, Array]:
+    def forward(params: nnx.State, variables: nnx.State, x: ArrayLike) -> tuple[Array, Array]:
         logits, representations = jax.vmap(member, in_axes=(0, 0, None))(params, variables, x)
-        embeddings = jnp.moveaxis(representations, 0, 1).reshape(x.shape[0], -1)
+        embeddings = jnp.moveaxis(representations, 0, 1).reshape(representations.shape[1], -1)
         return jax.nn.sigmoid(logits.mean(axis=0)), embeddings
 
     return forward

@@ -59,9 +59,9 @@ def make_phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
         raise ValueError(suggest("recipe", config.recipe, RECIPES))
     phases, start = [], 0
     for name in names[config.recipe]:
-        *objective, phase_config = objectives[name]
-        stop = start + phase_config.epochs * steps_per_epoch
-        phases.append(Phase(name, *objective, phase_config, start, stop))
+        contrastive, supervised, trained, length = objectives[name]
+        stop = start + length.epochs * steps_per_epoch
+        phases.append(Phase(name, contrastive, supervised, trained, length, start, stop))
         start = stop
     return tuple(phases)
 

@@ -50,7 +50,8 @@ def init_model(
 
     def member(key: Array) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
         model = Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=key))
-        return nnx.split(model, nnx.Param, ...)
+        graph, params, variables = nnx.split(model, nnx.Param, ...)
+        return graph, params, variables
 
     graph = nnx.graphdef(nnx.eval_shape(lambda: nnx.merge(*member(key))))
     keys = jax.random.split(key, config.model.members)
@@ -88,9 +89,7 @@ def begin_phase(state: TrainState, phase: Phase) -> TrainState:
     )
 
 
-def update_average(
-    average: nnx.State | None, params: nnx.State, decay: float, count: Array
-) -> nnx.State | None:
+def update_average(average: nnx.State | None, params: Any, decay: float, count: Array) -> Any:
     """Moving average whose decay rises to `decay`, so that early parameters are soon forgotten."""
     if average is None:
         return None

@@ -52,14 +52,10 @@ def read_config(workdir: Path) -> Config:
     return _from_dict(Config, json.loads((workdir / CONFIG).read_text()))
 
 
-def _from_dict(kind: type, values: dict[str, Any]) -> Any:
-    fields = {field.name: field.default_factory for field in dataclasses.fields(kind)}
-    return kind(
-        **{
-            name: _from_dict(fields[name], value) if isinstance(value, dict) else value
-            for name, value in values.items()
-        }
-    )
+def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
+    nested = {name: _from_dict(kinds[name], v) for name, v in values.items() if type(v) is dict}
+    return kind(**{**values, **nested})
 
 
 def check_free_space(workdir: Path, needed: int) -> None:

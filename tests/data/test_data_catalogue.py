@@ -296,3 +296,21 @@ def test_images_are_decoded_once_where_they_fit(monkeypatch):
     for _ in range(2):
         assert fresh[rows][:, 0, 0, 0].tolist() == [4, 1, 4, 0]
     assert len(reads) == 8
+
+
+@pytest.mark.parametrize(
+    ("splits", "text"),
+    [
+        ({"train": "train+validation"}, r"data.validation 'validation' shares 300 examples"),
+        ({"train": "train+test[:5]"}, r"data.test 'test' shares 5 examples with data.train"),
+        ({"train": "train[:60%]", "validation": "train[50%:]"}, "shares 120 examples"),
+    ],
+)
+def test_splits_that_share_examples(data_dir, splits, text):
+    with pytest.raises(ValueError, match=text):
+        load_set("yeast", data_dir, **splits)
+
+
+def test_parts_of_one_split_may_be_used_side_by_side(data_dir):
+    loaded = load_set("yeast", data_dir, train="train[:50%]", validation="train[50%:]")
+    assert (len(loaded.train), len(loaded.validation)) == (600, 600)

@@ -1,0 +1,49 @@
+"""Test metrics over seeds, against the same network with binary cross-entropy alone.
+
+python benchmarks/yeast.py --workdir=runs/yeast_seeds
+"""
+
+import copy
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from absl import app, flags, logging
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from configs import yeast
+from sdjax.training import Run
+
+METRICS = ("mAP", "micro_f1", "macro_f1", "micro_auc", "macro_auc")
+WORKDIR = flags.DEFINE_string("workdir", "runs/yeast_seeds", "Folder of the runs.")
+SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.")
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    results: dict[str, list[dict[str, float]]] = {}
+    for seed in range(SEEDS.value):
+        for name, overrides in yeast.COMPARED.items():
+            config = yeast.get_config()
+            config.seed = seed
+            for field, value in overrides.items():
+                setattr(config, field, copy.deepcopy(value))
+            run = Run(config, Path(WORKDIR.value) / f"{name}_{seed}")
+            results.setdefault(name, []).append(run.test(run.train())["test"])
+    print("| trained with | " + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
+    for name, runs in results.items():
+        values = np.array([[run[metric] for metric in METRICS] for run in runs])
+        cells = [
+            f"{mean:.4f} ± {std:.4f}"
+            for mean, std in zip(values.mean(axis=0), values.std(axis=0, ddof=1), strict=True)
+        ]
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    summary = Path(WORKDIR.value) / "summary.json"
+    summary.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,72 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdjax.predict import predict
+from sdjax.training import Run, load
+from sdjax.training.evaluate import run_model
+
+
+@pytest.fixture
+def trained(toy_config, tmp_path):
+    toy_config.model.members = 2
+    toy_config.log_every = toy_config.evaluate_every = toy_config.checkpoint_every = 1000
+    run = Run(toy_config, tmp_path / "run")
+    state = run.train()
+    outputs = run_model(
+        run.forward, state.best_params, state.variables, run.dataset.test, 16, run.mesh
+    )
+    return tmp_path / "run", outputs
+
+
+def test_a_loaded_model_gives_what_the_run_gave(trained, toy_files):
+    workdir, outputs = trained
+    model = load(workdir)
+    x = np.load(toy_files / "test.npz")["x"]
+    np.testing.assert_allclose(model.predict_proba(x), outputs.scores, atol=1e-6)
+    np.testing.assert_allclose(model.embed(x), outputs.embeddings, atol=1e-5)
+    assert model.embed(x).shape == (40, 2 * 16)
+    many = np.tile(x, (8, 1))
+    np.testing.assert_allclose(
+        model.predict_proba(many), np.tile(outputs.scores, (8, 1)), atol=1e-6
+    )
+    assert model.predict_proba(x[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".parquet", ".jsonl"])
+def test_predict_writes_probabilities_and_embeddings(trained, toy_files, tmp_path, suffix):
+    workdir, outputs = trained
+    path = tmp_path / "out" / f"predictions{suffix}"
+    assert predict(workdir, toy_files / "test.npz", path) == 40
+    if suffix == ".npz":
+        with np.load(path) as file:
+            scores, embeddings = file["probabilities"], file["embeddings"]
+    elif suffix == ".jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        scores = np.array([list(row["probabilities"].values()) for row in rows])
+        embeddings = np.array([row["embedding"] for row in rows])
+    else:
+        frame = pd.read_csv(path) if suffix == ".csv" else pd.read_parquet(path)
+        scores, embeddings = (frame.filter(regex=f"^{letter}_").to_numpy() for letter in "pe")
+        assert frame["id"].astype(str).tolist() == [str(row) for row in range(40)]
+    np.testing.assert_allclose(scores, outputs.scores, atol=1e-6)
+    np.testing.assert_allclose(embeddings, outputs.embeddings, atol=1e-5)
+
+
+def test_predict_names_what_is_wrong(trained, toy_files, tmp_path):
+    workdir, _ = trained
+    with pytest.raises(ValueError, match=r"Unknown output format '.xlsx'.* Known: .npz"):
+        predict(workdir, toy_files / "test.npz", tmp_path / "out.xlsx")
+    with pytest.raises(FileNotFoundError, match="is not the workdir of a run: it holds no config"):
+        predict(tmp_path / "nowhere", toy_files / "test.npz", tmp_path / "out.npz")
+    np.savez(tmp_path / "narrow.npz", x=np.zeros((4, 5), np.float32))
+    with pytest.raises(ValueError, match=r"\(5,\).*\(6,\)"):
+        predict(workdir, tmp_path / "narrow.npz", tmp_path / "out.npz")
+
+
+def test_a_run_without_a_checkpoint(toy_config, tmp_path):
+    Run(toy_config, tmp_path).checkpoints.close()
+    with pytest.raises(FileNotFoundError, match="has not saved a checkpoint yet"):
+        load(tmp_path)

@@ -1,6 +1,6 @@
 """Digits, composite images: one to four scans of digits a canvas, 10 labels; bundled.
 
-    python train.py --config=configs/digits.py
+python train.py --config=configs/digits.py
 """
 
 from sdjax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, PhaseConfig
@@ -12,6 +12,6 @@ def get_config() -> Config:
     config.loss = LossConfig(name="sd", temperature=0.2)
     config.model = ModelConfig(encoder="convnet", width=24, depth=2, dropout=0.1)
     config.augment = AugmentConfig(shift=2, crop=1.0, erase=0.0)
-    config.supervise = PhaseConfig(epochs=12, learning_rate=5e-3, weight_decay=1e-2)
+    config.supervise = PhaseConfig(epochs=8, learning_rate=5e-3, weight_decay=1e-2)
     config.evaluate_every = 2
     return config

@@ -1,6 +1,6 @@
 """Yeast, 1,200 genes to train on, 14 labels; bundled.
 
-    python train.py
+python train.py
 """
 
 from sdjax.config import AugmentConfig, Config, LossConfig, ModelConfig, PhaseConfig

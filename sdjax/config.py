@@ -7,6 +7,7 @@ only what makes it different.
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 from sdjax.checks import suggest
 
@@ -106,6 +107,7 @@ class Config:
     batch_size: int = 256
     drop_remainder: bool = False  # False pads an epoch's last batch; True leaves the rest out
     contrastive_weight: float = 0.1  # recipe "joint"
+    label_smoothing: float = 0.0  # of binary cross-entropy: labels become s/2 and 1 - s/2
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -127,7 +129,7 @@ def check_overrides(arguments: Iterable[str], kind: type) -> None:
             raise ValueError(suggest("config key", name.removeprefix("config."), known))
 
 
-def _field_names(kind: type, prefix: str = "") -> Iterable[str]:
+def _field_names(kind: Any, prefix: str = "") -> Iterable[str]:
     for each in dataclasses.fields(kind):
         if dataclasses.is_dataclass(each.type):
             yield from _field_names(each.type, f"{prefix}{each.name}.")

@@ -86,7 +86,7 @@ def dense(pairs: Pairs, method: Method, temperature: Array, form: Form) -> Rows:
     s = jnp.matmul(pairs.anchors, pairs.candidates.T, precision=lax.Precision.HIGHEST)
     s = s / temperature
     lse = _logsumexp(s, valid)
-    divisor, has_positive = _divisor(method, weight, positive, anchor_size)
+    divisor, has_loss = _divisor(method, weight, positive, anchor_size)
     if form == "out":
         # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
         log_q = jnp.where(positive, s, lse[:, None]) - lse[:, None]
@@ -94,9 +94,9 @@ def dense(pairs: Pairs, method: Method, temperature: Array, form: Form) -> Rows:
     else:
         log_weight = jnp.log(jnp.where(positive, weight, 1))
         loss = lse - _logsumexp(s + log_weight, positive) + jnp.log(divisor)
-    mean_weight = anchor_size if method.normalizer == "batch_labels" else has_positive
+    mean_weight = anchor_size if method.normalizer == "batch_labels" else has_loss
     return Rows(
-        loss=jnp.where(has_positive, loss, 0),
+        loss=jnp.where(has_loss, loss, 0),
         weight=jnp.where(pairs.where, mean_weight.astype(loss.dtype), 0),
     )
 
@@ -133,7 +133,10 @@ def _balanced_shared(pairs: Pairs) -> Array:
 def _divisor(
     method: Method, weight: Array, positive: Array, anchor_size: Array
 ) -> tuple[Array, Array]:
-    """Normalizer d_i [A], 1 where it would be 0, and whether there is a positive, bool [A]."""
+    """Normalizer d_i [A], and whether the anchor has a loss: a positive and d_i > 0, bool [A].
+
+    Where it has none, d_i is 1. A weight of one's own may make positives of an empty label set.
+    """
     count = positive.sum(axis=1)
     divisors = {
         "positives": lambda: count.astype(weight.dtype),
@@ -141,8 +144,9 @@ def _divisor(
         "labels": lambda: anchor_size,
         "batch_labels": lambda: anchor_size,
     }
-    has_positive = count > 0
-    return jnp.where(has_positive, divisors[method.normalizer](), 1), has_positive
+    divisor = divisors[method.normalizer]()
+    has_loss = (count > 0) & (divisor > 0)
+    return jnp.where(has_loss, divisor, 1), has_loss
 
 
 def _logsumexp(x: Array, where: Array) -> Array:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from sdjax import labels as labels_lib
 from sdjax import relations
-from sdjax.labels import Labels
+from sdjax.labels import LabelIndices, Labels
 
 Array = jax.Array
 
@@ -20,6 +20,11 @@ class Side(NamedTuple):
     z: Array
     labels: Labels
     where: Array
+
+    def embedded(self, normalize: bool, dtype: jnp.dtype) -> "Side":
+        """With embeddings in the dtype of the computation, of unit length if asked for."""
+        z = self.z.astype(dtype)
+        return self._replace(z=_normalized(z) if normalize else z)
 
 
 def prepare(
@@ -54,10 +59,10 @@ def prepare(
 
 def check_mask(name: str, where: ArrayLike, num_rows: int) -> Array:
     where = jnp.asarray(where)
-    if where.dtype != jnp.bool_ or where.shape != (num_rows,):
-        raise ValueError(
-            f"{name} must be bool of shape ({num_rows},), got {where.dtype} of shape {where.shape}."
-        )
+    if where.dtype != jnp.bool_:
+        raise TypeError(f"{name} must be bool, got {where.dtype}.")
+    if where.shape != (num_rows,):
+        raise ValueError(f"{name} must have shape ({num_rows},), got {where.shape}.")
     return where
 
 
@@ -82,11 +87,27 @@ def accumulation_dtype(*arrays: Array) -> jnp.dtype:
     return jnp.dtype(jnp.float64 if wide else jnp.float32)
 
 
-def embed(side: Side, normalize: bool, dtype: jnp.dtype) -> Array:
-    """Embeddings in the dtype of the computation, of unit length if asked for."""
-    z = side.z.astype(dtype)
-    if not normalize:
-        return z
+def class_labels(name: str, class_ids: ArrayLike, z_name: str, z: ArrayLike | None) -> LabelIndices:
+    """Class numbers [B] as label sets of one label, or of none for -1."""
+    if z is None:
+        raise ValueError(f"{name} need {z_name}, got none.")
+    dtype, shape = jnp.result_type(class_ids), np.shape(class_ids)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {dtype}.")
+    if shape != np.shape(z)[:1]:
+        raise ValueError(
+            f"{name} must be [B], one for each row of {z_name} {np.shape(z)}, got shape {shape}."
+        )
+    if labels_lib.is_known(class_ids):
+        least = min(np.asarray(class_ids).tolist(), default=-1)
+        if least < -1:
+            raise ValueError(f"{name} must be at least -1, got {least}.")
+    # Sets of one label each are only compared: no array has a column for each class.
+    return LabelIndices(jnp.asarray(class_ids)[:, None], np.iinfo(np.int32).max)
+
+
+def _normalized(z: Array) -> Array:
+    """Rows of unit length; a zero row stays zero, with a zero gradient."""
     # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True, initial=0))
     zero = largest == 0

@@ -6,7 +6,6 @@ from typing import Literal, TypedDict, Unpack, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.typing import ArrayLike
 
 from sdjax import relations, sharded
@@ -17,10 +16,10 @@ from sdjax.inputs import (
     check_mask,
     check_same_space,
     check_temperature,
-    embed,
+    class_labels,
     prepare,
 )
-from sdjax.labels import LabelIndices, Labels
+from sdjax.labels import Labels
 from sdjax.relations import Weight
 from sdjax.sharded import AxisName
 
@@ -28,7 +27,6 @@ Array = jax.Array
 Reduction = Literal["mean", "none"]
 
 IMPLEMENTATIONS: dict[str, Implementation] = {"auto": dense, "dense": dense}
-_UNBOUNDED = np.iinfo(np.int32).max
 
 
 class Options(TypedDict, total=False):
@@ -98,6 +96,8 @@ def contrastive_loss(
     """
     if isinstance(weight, str):
         weight = relations.WEIGHTS[one_of("weight", weight, relations.WEIGHTS)]
+    elif not callable(weight):
+        raise TypeError(f"weight must be a name or a function of an Overlap, got {weight!r}.")
     one_of("normalizer", normalizer, get_args(Normalizer))
     method = Method(weight, normalizer)
     return _loss(method, z, labels, candidates, candidate_labels, **options)
@@ -307,20 +307,14 @@ def supcon_loss(
     References:
       Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
     """
-    labels = _class_labels("class_ids", class_ids)
+    labels = class_labels("class_ids", class_ids, "z", z)
     candidate_labels = None
     if candidate_class_ids is not None:
-        candidate_labels = _class_labels("candidate_class_ids", candidate_class_ids)
+        name = "candidate_class_ids"
+        candidate_labels = class_labels(name, candidate_class_ids, "candidates", candidates)
+    elif candidates is not None:
+        raise ValueError("candidates need candidate_class_ids, got none.")
     return any_loss(z, labels, candidates, candidate_labels, **options)
-
-
-def _class_labels(name: str, class_ids: ArrayLike) -> LabelIndices:
-    if np.ndim(class_ids) != 1 or not jnp.issubdtype(jnp.result_type(class_ids), jnp.integer):
-        raise ValueError(
-            f"{name} must be integers of shape [B], got {jnp.result_type(class_ids)} of shape "
-            f"{np.shape(class_ids)}."
-        )
-    return LabelIndices(jnp.asarray(class_ids)[:, None], _UNBOUNDED)
 
 
 LOSSES: dict[str, Callable[..., Array]] = {
@@ -363,16 +357,19 @@ def _loss(
         names = ("candidates", "candidate_labels", "candidate_where")
         others = prepare(names, candidates, candidate_labels, candidate_where)
         check_same_space(anchors, others)
+        dtype = accumulation_dtype(anchors.z, others.z)
+        anchors, others = (side.embedded(normalize, dtype) for side in (anchors, others))
     elif candidates is None and candidate_labels is None:
-        others = anchors
+        dtype = accumulation_dtype(anchors.z)
+        # One conversion for both roles: their gradients add up before they are rounded.
+        others = anchors = anchors.embedded(normalize, dtype)
         if candidate_where is not None:
             mask = check_mask("candidate_where", candidate_where, len(anchors.z))
             others = anchors._replace(where=anchors.where & mask)
     else:
-        raise ValueError("candidates and candidate_labels must be given together.")
+        given = "candidates" if candidates is not None else "candidate_labels"
+        raise ValueError(f"candidates and candidate_labels go together, got {given} alone.")
 
-    dtype = accumulation_dtype(anchors.z, others.z)
-    anchors, others = (s._replace(z=embed(s, normalize, dtype)) for s in (anchors, others))
     others = sharded.all_gather(others, axis_name)
     pairs = Pairs(
         anchors=anchors.z,

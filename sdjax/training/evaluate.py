@@ -1,7 +1,7 @@
 """Scores and embeddings of a whole split."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -36,7 +36,7 @@ class Outputs(NamedTuple):
 def make_forward(graph: nnx.GraphDef) -> Forward:
     """The jitted model, as a function of (params, variables, x) -> (scores, embeddings)."""
 
-    def member(params: nnx.State, variables: nnx.State, x: Array) -> tuple[Array, Array]:
+    def member(params: nnx.State, variables: nnx.State, x: Any) -> tuple[Array, Array]:
         model = nnx.merge(graph, params, variables)
         representation = model.encode(x)
         return model.classify(representation), representation

@@ -23,6 +23,7 @@ def check_config(config: Config) -> None:
     if config.loss.temperature <= 0:
         raise ValueError(f"loss.temperature must be above 0, got {config.loss.temperature}.")
     _within("model.dropout", config.model.dropout)
+    _within("label_smoothing", config.label_smoothing)
     _within("augment.feature_mask", config.augment.feature_mask)
     _within("data.validation_fraction", config.data.validation_fraction)
     _at_least("model.members", config.model.members, 1)

@@ -45,9 +45,12 @@ def make_contrastive_loss(config: LossConfig) -> Callable[..., Array]:
     return single_label_loss
 
 
-def binary_cross_entropy(logits: Array, labels: Array, where: Array) -> Array:
+def binary_cross_entropy(
+    logits: Array, labels: Array, where: Array, smoothing: float = 0.0
+) -> Array:
     """Mean over labels and over the rows that are not padding."""
-    rows = optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype)).mean(axis=1)
+    targets = (1 - smoothing) * labels.astype(logits.dtype) + smoothing / 2
+    rows = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
     return jnp.where(where, rows, 0).sum() / jnp.maximum(where.sum(), 1)
 
 
@@ -80,7 +83,8 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, modality: 
         if phase.contrastive:
             terms["contrastive"] = contrastive_loss(model.project(h), labels, where=where)
         if phase.supervised:
-            terms["bce"] = binary_cross_entropy(model.classify(h), labels, where)
+            smoothing = 0.0 if key is None else config.label_smoothing
+            terms["bce"] = binary_cross_entropy(model.classify(h), labels, where, smoothing)
         weights = {"contrastive": phase.contrastive, "bce": phase.supervised}
         return sum((weights[k] * v for k, v in terms.items()), jnp.zeros(())), terms
 

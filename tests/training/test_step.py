@@ -168,6 +168,9 @@ def test_binary_cross_entropy_against_loops():
         rows.append(np.mean([-np.log(p[c] if labels[i, c] else 1 - p[c]) for c in range(3)]))
     value = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(where))
     np.testing.assert_allclose(value, np.mean(rows), rtol=1e-6)
+    smooth = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(where), 0.2)
+    flipped = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(1 - labels), jnp.asarray(where))
+    np.testing.assert_allclose(smooth, 0.9 * value + 0.1 * flipped, rtol=1e-6)
     nothing = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.zeros(5, bool))
     assert float(nothing) == 0
 

@@ -1,6 +1,8 @@
 """Digits, composite images: one to four scans of digits a canvas, 10 labels; bundled.
 
-python train.py --config=configs/digits.py
+    python train.py --config=configs/digits.py
+
+2 CPU cores: DIGITS_RESULT.
 """
 
 from sdjax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, PhaseConfig

@@ -1,6 +1,9 @@
 """Yeast, 1,200 genes to train on, 14 labels; bundled.
 
-python train.py
+    python train.py
+
+2 CPU cores: YEAST_TIME. Test mAP .5239 ± .0004, micro-F1 .6565 ± .0015 over 5 seeds
+(`python benchmarks/yeast.py`). Hyperparameters by cross-validation within train + validation.
 """
 
 from sdjax.config import AugmentConfig, Config, LossConfig, ModelConfig, PhaseConfig

@@ -79,8 +79,8 @@ def dense(pairs: Pairs, method: Method, temperature: Array, form: Form) -> Rows:
         valid &= pairs.self_index[:, None] != jnp.arange(num_candidates, dtype=jnp.int32)[None, :]
     weight, anchor_size = _weights(pairs, method)
     chex.assert_shape((weight, valid), (num_anchors, num_candidates))
-    # NaN, as a weight of 0/0 on an empty set, fails the comparison too.
-    positive = valid & (weight > 0)
+    # A weight of one's own may be 0/0 or 1/0 on an empty set.
+    positive = valid & (weight > 0) & jnp.isfinite(weight)
     weight = lax.stop_gradient(jnp.where(positive, weight, 0))
 
     s = jnp.matmul(pairs.anchors, pairs.candidates.T, precision=lax.Precision.HIGHEST)

@@ -44,6 +44,8 @@ def prepare(
         raise TypeError(f"{z_name} must be floating, got {z.dtype}.")
     if z.ndim != 2:
         raise ValueError(f"{z_name} must be [rows, features], got shape {z.shape}.")
+    if isinstance(labels, list | tuple):
+        labels = np.asarray(labels)
     mask = None if where is None else check_mask(where_name, where, len(z))
     labels_lib.check_labels(labels_name, labels, mask)
     if labels_lib.num_rows(labels) != len(z):

@@ -44,7 +44,7 @@ def multi_hot(labels: Labels, dtype: jnp.dtype) -> Array:
     """`labels` as a multi-hot array [B, C] of `dtype`."""
     if not isinstance(labels, LabelIndices):
         return jnp.asarray(labels).astype(dtype)
-    indices = jnp.asarray(labels.indices)
+    indices = jnp.asarray(labels.indices).astype(jnp.int32)
     rows = jnp.arange(indices.shape[0])[:, None]
     # Negative indices would wrap around: one past the end is dropped.
     columns = jnp.where(indices < 0, labels.num_classes, indices)
@@ -85,6 +85,8 @@ def check_labels(name: str, labels: Labels, where: Array | None = None) -> None:
     """
     if isinstance(labels, LabelIndices):
         array, bound = labels.indices, labels.num_classes
+        if not isinstance(bound, int) or bound < 1:
+            raise ValueError(f"{name}.num_classes must be an integer above 0, got {bound!r}.")
         name, shape_text = f"{name}.indices", "[B, L]"
     else:
         array, bound, shape_text = labels, None, "multi-hot [B, C]"

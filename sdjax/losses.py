@@ -69,7 +69,7 @@ def contrastive_loss(
         is its own candidate.
       candidate_labels: label sets of the candidates, multi-hot [R, C] or `LabelIndices`.
       weight: a name of `sdjax.relations.WEIGHTS`, or a function of an `Overlap` that returns
-        [B, R]. A pair whose weight is not above 0 (NaN included) is not a positive.
+        [B, R]. A pair whose weight is not a finite number above 0 is not a positive.
       normalizer: d_i. "positives": |P(i)|; "weights": Σ_p w_ip; "labels": the anchor's number of
         labels |S_i|; "batch_labels": the same, and the mean over anchors is weighted by |S_i|,
         so that the loss is divided by Σ_i |S_i|.

@@ -325,3 +325,26 @@ def test_misspelt_keyword(name):
     labels = IDS if name == "supcon" else LABELS
     with pytest.raises(TypeError, match="temprature"):
         sdjax.LOSSES[name](Z, labels, temprature=0.1)
+
+
+@pytest.mark.parametrize("num_classes", [0, -3, 2.5])
+def test_num_classes_that_count_nothing(num_classes):
+    rows = sdjax.LabelIndices(np.zeros((6, 1), np.int32), num_classes)
+    raises(ValueError, ["labels.num_classes", str(num_classes)], sdjax.sd_loss, Z, rows)
+
+
+def test_labels_as_lists():
+    assert sdjax.sd_loss(Z, LABELS.tolist()) == sdjax.sd_loss(Z, LABELS)
+
+
+def test_label_indices_of_a_small_dtype():
+    small = sdjax.LabelIndices(np.arange(6, dtype=np.int8)[:, None] * np.ones(2, np.int8), 300)
+    wide = sdjax.LabelIndices(np.asarray(small.indices, np.int32), 300)
+    assert sdjax.sd_loss(Z, small) == sdjax.sd_loss(Z, wide)
+
+
+def test_infinite_weights_are_no_positives():
+    empty = LABELS.copy()
+    empty[3] = 0
+    loss = sdjax.contrastive_loss(Z, empty, weight=lambda o: 1 / o.candidate_size + 0 * o.shared)
+    assert np.isfinite(loss)

@@ -26,13 +26,14 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
     absent = _split_name(validation) not in builder.info.splits
     if validation == DataConfig().validation and absent:
         validation = ""
-    options = {"train": config.train, "validation": validation, "test": config.test}
-    _check_disjoint(builder, {option: split for option, split in options.items() if split})
-    return (
+    splits = (
         train,
         _read(builder, "validation", validation, config) if validation else None,
         _read(builder, "test", config.test, config),
     )
+    options = {"train": config.train, "validation": validation, "test": config.test}
+    _check_disjoint(builder, {option: split for option, split in options.items() if split})
+    return splits
 
 
 def _check_disjoint(builder: Any, options: dict[str, str]) -> None:

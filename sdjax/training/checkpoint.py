@@ -73,7 +73,7 @@ class Checkpoints:
                     "Checkpoint of step %d cannot be read: %s: %s",
                     step,
                     type(error).__name__,
-                    error,
+                    str(error)[:300],
                 )
                 broken.append(step)
         if broken:

@@ -11,7 +11,7 @@ import numpy as np
 from sdjax import data as data_lib
 from sdjax.training.evaluate import make_validate
 from sdjax.training.interrupt import Interrupted, InterruptGuard
-from sdjax.training.mesh import batch_sharding
+from sdjax.training.mesh import batch_sharding, one_program_at_a_time
 from sdjax.training.phases import Phase
 from sdjax.training.progress import TrainingProgress
 from sdjax.training.records import Recorder
@@ -59,6 +59,8 @@ def train_phase(
     started = time.monotonic()
     while step < phase.stop:
         state, step_metrics = train_step(state, data_lib.to_device(next(batches), sharding))
+        if one_program_at_a_time(run.mesh):
+            jax.block_until_ready(step_metrics)
         pending.append(step_metrics)
         step += 1
         done, last = step - phase.start, step == phase.stop

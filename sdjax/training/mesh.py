@@ -11,6 +11,15 @@ def make_mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
 
 
+def one_program_at_a_time(mesh: Mesh) -> bool:
+    """Whether a step must end before the next is started.
+
+    Virtual CPU devices share a few threads: steps that wait for each other's devices may take
+    all of them, and wait for ever.
+    """
+    return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Rows spread over the devices."""
     return NamedSharding(mesh, PartitionSpec(DATA_AXIS))

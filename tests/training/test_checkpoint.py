@@ -70,6 +70,8 @@ def test_keeps_as_many_as_asked_for(tmp_path):
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["3", "4"]
 
 
+# Threads of Orbax that read beside the one that failed complain of the loop it has closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("how", ["truncate", "empty state", "no position"])
 def test_a_broken_newest_checkpoint_is_set_aside(tmp_path, how):
     folder = tmp_path / "c"
@@ -83,6 +85,7 @@ def test_a_broken_newest_checkpoint_is_set_aside(tmp_path, how):
     assert restore(folder)[1]["step"] == 5
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_reading_alone_leaves_a_broken_checkpoint_where_it_is(tmp_path):
     folder = tmp_path / "c"
     saved(folder, [3, 5])
@@ -91,6 +94,7 @@ def test_reading_alone_leaves_a_broken_checkpoint_where_it_is(tmp_path):
     assert (folder / "5").exists()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_all_broken(tmp_path):
     folder = tmp_path / "c"
     saved(folder, [3, 5])

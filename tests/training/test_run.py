@@ -205,3 +205,26 @@ def test_recorder_drops_what_a_resumed_run_repeats(tmp_path):
         file.write('{"step": 4, "spl')
     Recorder(tmp_path, 2).close()
     assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("case", ["rare", "single", "images"])
+def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
+    """Empty label sets with labels that never occur; one label; images."""
+    rng = np.random.default_rng(0)
+    for split, size in (("train", 40), ("validation", 16), ("test", 16)):
+        x = rng.normal(size=(size, 8, 8) if case == "images" else (size, 5)).astype(np.float32)
+        labels = (rng.random((size, 1 if case == "single" else 4)) < 0.3).astype(np.uint8)
+        if case == "rare":
+            labels[:, 2:] = 0
+            labels[: size // 2] = 0
+        np.savez(tmp_path / f"{split}.npz", x=x, labels=labels)
+        setattr(toy_config.data, split, str(tmp_path / f"{split}.npz"))
+    if case == "images":
+        toy_config.model.depth = 2
+        toy_config.augment.shift = 1
+    results = run_all(toy_config, tmp_path / "run")
+    test = results["test"]
+    assert 0 <= test["mAP"] <= 1
+    assert test["counts"]["labels_without_positive"] == (2 if case == "rare" else 0)
+    losses = [record["loss"] for record in read_records(tmp_path / "run" / "metrics.jsonl")]
+    assert np.isfinite(losses).all()

@@ -117,16 +117,22 @@ def per_label(
     }
 
 
-def tune_thresholds(labels: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]:
+def tune_thresholds(
+    labels: ArrayLike, scores: ArrayLike, min_positives: int = 5
+) -> NDArray[np.float64]:
     """The threshold of each label that maximises its F1. For the validation split only.
 
-    A threshold lies midway between two neighbouring scores of the label, or between the lowest
-    score and 0. Of several with the same F1 the one nearest to 0.5 is taken, and of two equally
-    near the higher. A label without a positive keeps 0.5.
+    A label with fewer positives than `min_positives`, which would be fitted to their chance
+    scores, takes the threshold that maximises F1 over all labels and examples together.
+
+    A threshold lies midway between two neighbouring scores, or between the lowest score and 0.
+    Of several with the same F1 the one nearest to 0.5 is taken, and of two equally near the
+    higher. Without any positive it is 0.5.
 
     Args:
       labels: multi-hot [N, C], 0 or 1.
       scores: [N, C] in [0, 1].
+      min_positives: see above.
 
     Returns:
       float64 [C] in [0, 1].
@@ -135,7 +141,10 @@ def tune_thresholds(labels: ArrayLike, scores: ArrayLike) -> NDArray[np.float64]
       ValueError: if a shape or a value is not as above.
     """
     truth, scores = _check_split(labels, scores)
-    return np.array([_best_threshold(t, s) for t, s in zip(truth.T, scores.T, strict=True)])
+    together = _best_threshold(truth.ravel(), scores.ravel())
+    enough = truth.sum(axis=0) >= min_positives
+    columns = zip(truth.T, scores.T, enough, strict=True)
+    return np.array([_best_threshold(t, s) if tuned else together for t, s, tuned in columns])
 
 
 def frequency_groups(train_counts: ArrayLike) -> dict[str, NDArray[np.intp]]:

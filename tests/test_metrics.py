@@ -289,7 +289,7 @@ def test_empty_groups_are_none():
 @given(splits())
 def test_tuned_thresholds_reach_the_best_f1_and_are_nearest_to_a_half(split):
     labels, scores = split
-    thresholds = metrics.tune_thresholds(labels, scores)
+    thresholds = metrics.tune_thresholds(labels, scores, min_positives=0)
     assert thresholds.shape == (labels.shape[1],)
     assert thresholds.dtype == np.float64
     for truth, score, threshold in zip(labels.T, scores.T, thresholds, strict=True):
@@ -309,7 +309,19 @@ def test_of_two_thresholds_equally_near_a_half_the_higher_is_taken():
     # F1 is 2/3 above 0.75 (1 of 1 found, 1 missed) and above 0.25 (2 of 2 found, 2 wrong).
     labels, scores = [[1], [0], [0], [1]], [[1.0], [0.5], [0.5], [0.5]]
     assert slow_f1([1, 0, 0, 1], [1, 0, 0, 0]) == slow_f1([1, 0, 0, 1], [1, 1, 1, 1])
-    assert metrics.tune_thresholds(labels, scores).tolist() == [0.75]
+    assert metrics.tune_thresholds(labels, scores, 1).tolist() == [0.75]
+
+
+def test_a_label_with_few_positives_takes_the_threshold_of_all_together():
+    labels = np.zeros((12, 2), int)
+    labels[:6, 0] = labels[0, 1] = 1
+    scores = np.where(labels, 0.8, 0.2)
+    scores[:, 1] = np.linspace(0.02, 0.3, 12)  # its only positive scores lowest
+    thresholds = metrics.tune_thresholds(labels, scores)
+    assert thresholds[1] == metrics.tune_thresholds(labels.reshape(-1, 1), scores.reshape(-1, 1))
+    assert thresholds[1] > 0.3
+    assert metrics.tune_thresholds(labels, scores, min_positives=1)[1] == pytest.approx(0.01)
+    assert metrics.tune_thresholds(0 * labels, scores).tolist() == [0.5, 0.5]
 
 
 def test_a_threshold_between_neighbouring_floats_separates_them():

@@ -51,7 +51,7 @@ class TrainingProgress:
         status = f"loss {loss:.4f}  {rate:,.0f} examples/s"
         if self._bar is not None:
             if phase not in self._tasks:
-                self._tasks[phase] = self._bar.add_task(phase, total=total, status=status)
+                self._tasks[phase] = self._bar.add_task(phase, total=total, status="")
             self._bar.update(self._tasks[phase], completed=done, status=status)
             return
         now = time.monotonic()

@@ -197,7 +197,8 @@ def _micro_f1(truth: Bools, predicted: Bools) -> float | None:
 def _example_f1(truth: Bools, predicted: Bools) -> float:
     if truth.shape[1] == 1:  # scikit-learn takes a single column for a binary problem
         return float((truth == predicted).mean())
-    return float(sk.f1_score(truth, predicted, average="samples", zero_division=1))
+    options: Any = {"average": "samples", "zero_division": 1}
+    return float(sk.f1_score(truth, predicted, **options))
 
 
 def _precision_at(k: int, truth: Bools, scores: Floats) -> float | None:

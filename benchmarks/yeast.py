@@ -1,6 +1,8 @@
 """Test metrics over seeds, against the same network with binary cross-entropy alone, and trees.
 
-python benchmarks/yeast.py --workdir=runs/yeast_seeds
+    python benchmarks/yeast.py --workdir=runs/yeast_seeds
+
+Runs that are there are only tested again.
 """
 
 import dataclasses

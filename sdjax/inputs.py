@@ -101,7 +101,7 @@ def class_labels(name: str, class_ids: ArrayLike, z_name: str, z: ArrayLike | No
             f"{name} must be [B], one for each row of {z_name} {np.shape(z)}, got shape {shape}."
         )
     if labels_lib.is_known(class_ids):
-        least = min(np.asarray(class_ids).tolist(), default=-1)
+        least = np.asarray(class_ids).astype(np.int64).min(initial=-1)
         if least < -1:
             raise ValueError(f"{name} must be at least -1, got {least}.")
     # Sets of one label each are only compared: no array has a column for each class.

@@ -17,6 +17,7 @@ from sdjax.training import load
 from sdjax.training.records import read_records
 
 ROOT = Path(__file__).parents[2]
+LAST = 40  # steps: two phases of 4 epochs of 5 batches
 
 
 def command(toy_files, workdir):
@@ -92,11 +93,12 @@ def kill_often(toy_files, workdir, kills, seed):
     rng = random.Random(seed)
     last = max(steps_saved(workdir), default=0)
     for number in range(kills):
-        target = last + rng.randint(1, max((38 - last) // (kills - number), 1))
+        target = last + rng.randint(1, max((LAST - 2 - last) // (kills - number), 1))
 
         def when(target=target, number=number):
-            reached = max(steps_saved(workdir), default=0) >= target
-            return reached and (number % 2 == 0 or writing(workdir))
+            step = max(steps_saved(workdir), default=0)
+            # At the last step there is no later write to wait for.
+            return step >= target and (number % 2 == 0 or step == LAST or writing(workdir))
 
         assert start_and_kill(toy_files, workdir, when) == -signal.SIGKILL
         assert max(steps_saved(workdir)) >= last

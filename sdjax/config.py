@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sdjax.checks import suggest
+from sdjax.checks import one_of
 
 ENCODERS = ("auto", "mlp", "convnet")
 RECIPES = ("probe", "finetune", "joint", "bce")
@@ -125,8 +125,8 @@ def check_overrides(arguments: Iterable[str], kind: type) -> None:
     known = list(_field_names(kind))
     for argument in arguments:
         name = argument.partition("=")[0].lstrip("-")
-        if name.startswith("config.") and name.removeprefix("config.") not in known:
-            raise ValueError(suggest("config key", name.removeprefix("config."), known))
+        if name.startswith("config."):
+            one_of("config key", name.removeprefix("config."), known)
 
 
 def _field_names(kind: Any, prefix: str = "") -> Iterable[str]:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from absl import app, flags, logging
 
-from sdjax.checks import suggest
+from sdjax.checks import one_of
 from sdjax.data import read_inputs
 from sdjax.training import load
 
@@ -29,8 +29,7 @@ def main(argv: list[str]) -> None:
 
 def predict(workdir: Path, source: Path, output: Path) -> int:
     """Writes probabilities and embeddings of the rows of `source` to `output`; returns how many."""
-    if output.suffix not in SUFFIXES:
-        raise ValueError(suggest("output format", output.suffix, SUFFIXES))
+    one_of("output format", output.suffix, SUFFIXES)
     model = load(workdir)
     x, ids = read_inputs(str(source), model.preprocess)
     scores, embeddings = model.run(x)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from sdjax.config import MASK_FILLS, AugmentConfig, suggest
+from sdjax.checks import one_of
+from sdjax.config import MASK_FILLS, AugmentConfig
 
 Array = jax.Array
 MODALITIES = ("vector", "image")
@@ -36,8 +37,7 @@ def random_view(
       Bahri et al. SCARF: self-supervised contrastive learning using random feature corruption.
       ICLR 2022. https://arxiv.org/abs/2106.15147
     """
-    if modality not in MODALITIES:
-        raise ValueError(suggest("modality", modality, MODALITIES))
+    one_of("modality", modality, MODALITIES)
     rank = 2 if modality == "vector" else 4
     if x.ndim != rank:
         raise ValueError(f"x must have rank {rank} for modality {modality!r}, got {x.shape}.")
@@ -55,8 +55,7 @@ def random_view(
 
 def _vector_view(key: Array, x: Array, where: Array, config: AugmentConfig) -> Array:
     _check_share("feature_mask", config.feature_mask)
-    if config.feature_fill not in MASK_FILLS:
-        raise ValueError(suggest("augment.feature_fill", config.feature_fill, MASK_FILLS))
+    one_of("augment.feature_fill", config.feature_fill, MASK_FILLS)
     if config.feature_noise < 0:
         raise ValueError(f"augment.feature_noise must be >= 0, got {config.feature_noise}.")
     mask_key, fill_key, noise_key = jax.random.split(key, 3)

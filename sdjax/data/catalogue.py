@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.config import DataConfig, suggest
+from sdjax.checks import suggest
+from sdjax.config import DataConfig
 from sdjax.data import tfds_features
 from sdjax.data.examples import Examples, check_finite, listing
 from sdjax.data.images import EncodedImages

@@ -37,9 +37,7 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: TrainState, position: Position) -> None:
-        """Starts to write the state after `step` steps; a step that is there is left alone."""
-        if step in self._manager.all_steps():
-            return
+        """Starts to write the state after `step` steps."""
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position)
         )

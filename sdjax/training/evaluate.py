@@ -93,14 +93,17 @@ def make_validate(
     def validate(state: TrainState) -> dict[str, float]:
         params, variables = state.best_params, state.variables
         totals: dict[str, float] = {}
+        scores = []
         for batch in evaluation_batches(source, batch_size):
-            batch = to_device(batch, batch_sharding(mesh))
-            share = float(batch["where"].sum()) / len(source)
-            for name, value in jax.device_get(losses(params, variables, batch)).items():
-                totals[name] = totals.get(name, 0.0) + share * float(value)
+            on_device = to_device(batch, batch_sharding(mesh))
+            share = batch["where"].sum() / len(source)
+            for name, value in jax.device_get(losses(params, variables, on_device)).items():
+                totals[name] = totals.get(name, 0.0) + float(share * value)
+            if phase.supervised:
+                outputs = jax.device_get(forward(params, variables, on_device["x"]))
+                scores.append(outputs[0][batch["where"]])
         if phase.supervised:
-            scores = run_model(forward, params, variables, source, batch_size, mesh).scores
-            values = metrics_lib.evaluate(source.labels, scores)
+            values = metrics_lib.evaluate(source.labels, np.concatenate(scores))
             totals |= {name: values[name] for name in ("mAP", "micro_f1", "macro_f1")}
         return totals
 

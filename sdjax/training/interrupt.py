@@ -1,7 +1,7 @@
 """SIGTERM and Ctrl-C end a run after its current step, with all of it saved."""
 
 import signal
-from types import FrameType, TracebackType
+from types import FrameType
 
 
 class Interrupted(SystemExit):
@@ -31,12 +31,7 @@ class InterruptGuard:
             self._previous[number] = signal.signal(number, self._note)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

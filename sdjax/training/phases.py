@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from sdjax.checks import suggest
+from sdjax.checks import one_of
 from sdjax.config import RECIPES, Config, PhaseConfig
 
 
@@ -55,10 +55,8 @@ def make_phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
         "joint": ("joint",),
         "bce": ("bce",),
     }
-    if config.recipe not in names:
-        raise ValueError(suggest("recipe", config.recipe, RECIPES))
     phases, start = [], 0
-    for name in names[config.recipe]:
+    for name in names[one_of("recipe", config.recipe, RECIPES)]:
         contrastive, supervised, trained, length = objectives[name]
         stop = start + length.epochs * steps_per_epoch
         phases.append(Phase(name, contrastive, supervised, trained, length, start, stop))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
-from sdjax.checks import suggest
+from sdjax.checks import one_of
 from sdjax.config import Config, LossConfig
 from sdjax.data.augment import random_view
 from sdjax.losses import LOSSES
@@ -26,17 +26,16 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 def make_contrastive_loss(config: LossConfig) -> Callable[..., Array]:
     """The loss of the family that `config` names, as a function of (z, labels, where)."""
-    if config.name not in LOSSES:
-        raise ValueError(suggest("loss", config.name, LOSSES))
+    name = one_of("loss", config.name, LOSSES)
     options: dict[str, Any] = {"temperature": config.temperature, "form": config.form}
-    if config.name == "jaccard":
+    if name == "jaccard":
         options["threshold"] = config.threshold
     if config.normalizer:
-        if config.name != "mulsupcon":
-            raise ValueError(f"loss.normalizer is for mulsupcon, not for {config.name!r}.")
+        if name != "mulsupcon":
+            raise ValueError(f"loss.normalizer is for mulsupcon, not for {name!r}.")
         options["normalizer"] = config.normalizer
-    loss = functools.partial(LOSSES[config.name], **options)
-    if config.name != "supcon":
+    loss = functools.partial(LOSSES[name], **options)
+    if name != "supcon":
         return loss
 
     def single_label_loss(z: Array, labels: Array, *, where: Array) -> Array:

@@ -24,7 +24,7 @@ class Side(NamedTuple):
     def embedded(self, normalize: bool, dtype: jnp.dtype) -> "Side":
         """With embeddings in the dtype of the computation, of unit length if asked for."""
         z = self.z.astype(dtype)
-        return self._replace(z=_normalized(z) if normalize else z)
+        return self._replace(z=normalized(z) if normalize else z)
 
 
 def prepare(
@@ -108,7 +108,17 @@ def class_labels(name: str, class_ids: ArrayLike, z_name: str, z: ArrayLike | No
     return LabelIndices(jnp.asarray(class_ids)[:, None], np.iinfo(np.int32).max)
 
 
-def _normalized(z: Array) -> Array:
+def inverse_norms(z: Array, dtype: jnp.dtype) -> Array:
+    """1 / ‖z_i‖ [B] in `dtype`; 0 for a zero row."""
+    # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
+    largest = jnp.max(jnp.abs(z), axis=1, initial=0).astype(dtype)
+    zero = largest == 0
+    scaled = z.astype(dtype) / jnp.where(zero, 1, largest)[:, None]
+    norms = jnp.where(zero, 1, largest * jnp.sqrt(jnp.square(scaled).sum(axis=1)))
+    return jnp.where(zero, 0, 1 / norms)
+
+
+def normalized(z: Array) -> Array:
     """Rows of unit length; a zero row stays zero, with a zero gradient."""
     # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True, initial=0))

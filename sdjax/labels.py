@@ -61,6 +61,33 @@ def keep_rows(labels: Labels, where: Array) -> Labels:
     return jnp.where(where[:, None], labels, jnp.zeros_like(labels))
 
 
+def unique_indices(labels: LabelIndices) -> Array:
+    """Indices int32 [B, L] in ascending order, each once; `num_classes` stands for padding."""
+    indices = jnp.asarray(labels.indices).astype(jnp.int32)
+    indices = jnp.sort(jnp.where(indices < 0, labels.num_classes, indices), axis=1)
+    repeated = jnp.pad(indices[:, 1:] == indices[:, :-1], ((0, 0), (1, 0)))
+    return jnp.where(repeated, labels.num_classes, indices)
+
+
+def sizes(labels: Labels, dtype: jnp.dtype) -> Array:
+    """Number of labels of each row, [B]."""
+    if isinstance(labels, LabelIndices):
+        present = unique_indices(labels) < labels.num_classes
+    else:
+        present = jnp.asarray(labels).astype(bool)
+    return present.sum(axis=1, dtype=dtype)
+
+
+def counts(labels: Labels, where: Array, dtype: jnp.dtype) -> Array:
+    """Number of the rows in `where` [B] that carry each label, [C]."""
+    if isinstance(labels, LabelIndices):
+        indices = unique_indices(labels)
+        rows = jnp.broadcast_to(where[:, None], indices.shape).astype(dtype)
+        return jnp.zeros(labels.num_classes, dtype).at[indices].add(rows, mode="drop")
+    present = jnp.asarray(labels).astype(bool) & where[:, None]
+    return present.sum(axis=0, dtype=dtype)
+
+
 def num_rows(labels: Labels) -> int:
     """Number of label sets."""
     array = labels.indices if isinstance(labels, LabelIndices) else labels

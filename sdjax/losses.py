@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from sdjax import relations, sharded
 from sdjax.checks import one_of
-from sdjax.dense import Form, Implementation, Method, Normalizer, Pairs, dense
+from sdjax.dense import dense
 from sdjax.inputs import (
     accumulation_dtype,
     check_mask,
@@ -20,13 +20,15 @@ from sdjax.inputs import (
     prepare,
 )
 from sdjax.labels import Labels
+from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, rows
 from sdjax.relations import Weight
 from sdjax.sharded import AxisName
+from sdjax.tiled import tiled
 
 Array = jax.Array
 Reduction = Literal["mean", "none"]
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"auto": dense, "dense": dense}
+IMPLEMENTATIONS: dict[str, Implementation] = {"auto": dense, "dense": dense, "tiled": tiled}
 
 
 class Options(TypedDict, total=False):
@@ -352,36 +354,29 @@ def _loss(
     one_of("reduction", reduction, get_args(Reduction))
     one_of("implementation", implementation, IMPLEMENTATIONS)
     check_temperature(temperature)
-    anchors = prepare(("z", "labels", "where"), z, labels, where)
+    anchors = candidates_side = prepare(("z", "labels", "where"), z, labels, where)
     if candidates is not None and candidate_labels is not None:
         names = ("candidates", "candidate_labels", "candidate_where")
-        others = prepare(names, candidates, candidate_labels, candidate_where)
-        check_same_space(anchors, others)
-        dtype = accumulation_dtype(anchors.z, others.z)
-        anchors, others = (side.embedded(normalize, dtype) for side in (anchors, others))
-    elif candidates is None and candidate_labels is None:
-        dtype = accumulation_dtype(anchors.z)
-        # One conversion for both roles: their gradients add up before they are rounded.
-        others = anchors = anchors.embedded(normalize, dtype)
-        if candidate_where is not None:
-            mask = check_mask("candidate_where", candidate_where, len(anchors.z))
-            others = anchors._replace(where=anchors.where & mask)
-    else:
+        candidates_side = prepare(names, candidates, candidate_labels, candidate_where)
+        check_same_space(anchors, candidates_side)
+    elif candidates is not None or candidate_labels is not None:
         given = "candidates" if candidates is not None else "candidate_labels"
         raise ValueError(f"candidates and candidate_labels go together, got {given} alone.")
-
-    others = sharded.all_gather(others, axis_name)
+    elif candidate_where is not None:
+        mask = check_mask("candidate_where", candidate_where, len(anchors.z))
+        candidates_side = anchors._replace(where=anchors.where & mask)
     pairs = Pairs(
-        anchors=anchors.z,
-        candidates=others.z,
-        anchor_labels=anchors.labels,
-        candidate_labels=others.labels,
-        where=anchors.where,
-        candidate_where=others.where,
-        self_index=sharded.global_index(len(anchors.z), axis_name) if candidates is None else None,
+        anchors=anchors,
+        candidates=candidates_side,
+        self_contrast=candidates is None,
+        normalize=normalize,
+        temperature=temperature,
+        dtype=accumulation_dtype(anchors.z, candidates_side.z),
+        axis_name=axis_name,
     )
-    rows = IMPLEMENTATIONS[implementation](pairs, method, jnp.asarray(temperature, dtype), form)
+    method = method._replace(form=form)
+    loss, weight = rows(IMPLEMENTATIONS[implementation](pairs, method), pairs, method)
     if reduction == "none":
-        return rows.loss
-    total = sharded.global_sum((rows.loss * rows.weight).sum(), axis_name)
-    return total / jnp.maximum(sharded.global_sum(rows.weight.sum(), axis_name), 1)
+        return loss
+    total = sharded.global_sum((loss * weight).sum(), axis_name)
+    return total / jnp.maximum(sharded.global_sum(weight.sum(), axis_name), 1)

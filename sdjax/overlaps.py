@@ -1,0 +1,281 @@
+"""Label sets in the forms from which the overlap of a tile of pairs is cheapest.
+
+Each form has the same four methods: `take` some rows, make `columns` of rows that stand on the
+other side of a tile, and from both the `shared` labels of each pair or, with a value for each
+label, the `balanced` sum over the shared labels.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sdjax import labels as labels_lib
+from sdjax.labels import LabelIndices, Labels
+
+Array = jax.Array
+
+BITS = 32
+# Up to this many labels, bits side by side beat lists of any length.
+MOST_LABELS_AS_BITS = 128
+# The longest lists that multi-hot labels are turned into.
+LONGEST_LIST = 32
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Bits:
+    """One bit for each label, uint32 [N, ⌈C/32⌉]: a pair shares popcount(a & b) labels."""
+
+    words: Array
+
+    def take(self, start: Array, size: int) -> "Bits":
+        return Bits(lax.dynamic_slice_in_dim(self.words, start, size))
+
+    def columns(self) -> Array:
+        return self.words.T
+
+    def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
+        """|S∩T| of rows and columns, [rows, columns]."""
+
+        def of_word(row_word: Array, column_word: Array) -> Array:
+            both = row_word[:, None] & column_word[None, :]
+            return lax.population_count(both).astype(jnp.int32)
+
+        num_words = len(columns)
+        if num_words * BITS <= MOST_LABELS_AS_BITS:
+            total = sum(of_word(self.words[:, k], columns[k]) for k in range(num_words))
+            return jnp.asarray(total).astype(dtype)
+
+        def step(k: Array, total: Array) -> Array:
+            row_word = lax.dynamic_index_in_dim(self.words, k, 1, keepdims=False)
+            return total + of_word(row_word, lax.dynamic_index_in_dim(columns, k, 0, False))
+
+        zeros = jnp.zeros((len(self.words), columns.shape[1]), jnp.int32)
+        return lax.fori_loop(0, num_words, step, zeros).astype(dtype)
+
+    def balanced(self, columns: Array, values: Array) -> Array:
+        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
+        rows = _unpack(self.words, len(values), values.dtype) * values[None, :]
+        others = _unpack(columns.T, len(values), values.dtype)
+        return jnp.matmul(rows, others.T, precision=lax.Precision.HIGHEST)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Which columns carry each label: the bits of `rows` at the place of the label.
+
+    Attributes:
+      rows: uint32 [P, W]; column j is bit j // W of word j % W. The last row has no bits.
+      place: the row of each label, int32 [C + 1]; None where label l is row l.
+      num_columns: W · 32 or fewer.
+    """
+
+    rows: Array
+    place: Array | None
+    num_columns: int = dataclasses.field(metadata={"static": True})
+
+    def carriers(self, indices: Array) -> Array:
+        """For each label of each row the columns that carry it, uint32 [rows, L, W]."""
+        places = indices if self.place is None else self.place[indices]
+        return self.rows.at[places].get(mode="promise_in_bounds")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Lists:
+    """The labels of each row once, int32 [N, L], padded with C.
+
+    Columns are a table with a row for each label, whose bits say which columns carry it: a pair
+    shares as many labels as there are bits of its column in the table's rows at its row's labels.
+    """
+
+    indices: Array
+    num_classes: int = dataclasses.field(metadata={"static": True})
+
+    def take(self, start: Array, size: int) -> "Lists":
+        indices = lax.dynamic_slice_in_dim(self.indices, start, size)
+        return dataclasses.replace(self, indices=indices)
+
+    def columns(self) -> Table:
+        num, length = self.indices.shape
+        num_places, place, places = self.num_classes + 1, None, self.indices
+        if num * length < self.num_classes:
+            # A row for each label that these columns have, whatever the number of labels.
+            num_places = num * length + 1
+            numbers = jnp.arange(num * length, dtype=jnp.int32).reshape(num, length)
+            place = jnp.full(self.num_classes + 1, num_places - 1, jnp.int32)
+            place = place.at[self.indices].min(numbers).at[self.num_classes].set(num_places - 1)
+            places = place[self.indices]
+        num_words = -(-num // BITS)
+        column = jnp.arange(num, dtype=jnp.int32)[:, None]
+        word = jnp.broadcast_to(column % num_words, places.shape)
+        bit = jnp.ones((), jnp.uint32) << (column // num_words).astype(jnp.uint32)
+        places = jnp.where(self.indices < self.num_classes, places, num_places)
+        # The bits of a word are distinct: adding them sets them.
+        bits = jnp.broadcast_to(bit, word.shape)
+        rows = jnp.zeros((num_places, num_words), jnp.uint32)
+        return Table(rows.at[places, word].add(bits, mode="drop"), place, num)
+
+    def shared(self, columns: Table, dtype: jnp.dtype) -> Array:
+        """|S∩T| of rows and columns, [rows, columns]."""
+        carriers = columns.carriers(self.indices)
+        length = carriers.shape[1]
+        planes = [jnp.zeros_like(carriers[:, 0])] * length.bit_length()
+        for k in range(length):
+            carry = carriers[:, k]
+            # Only as many planes as k + 1 labels can reach.
+            for p in range((k + 1).bit_length()):
+                planes[p], carry = planes[p] ^ carry, planes[p] & carry
+        stacked = lax.optimization_barrier(jnp.stack(planes))
+        total = sum(_bits(stacked[p]) << jnp.uint32(p) for p in range(len(planes)))
+        return jnp.asarray(total).astype(jnp.int32).astype(dtype)[:, : columns.num_columns]
+
+    def balanced(self, columns: Table, values: Array) -> Array:
+        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
+        carriers, num = columns.carriers(self.indices), columns.num_columns
+        of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
+
+        def step(k: Array, total: Array) -> Array:
+            carrier = lax.dynamic_index_in_dim(carriers, k, 1, keepdims=False)
+            value = lax.dynamic_index_in_dim(of_rows, k, 1)
+            return total + jnp.where(_bits(carrier) != 0, value, 0)[:, :num]
+
+        zeros = jnp.zeros((len(self.indices), num), values.dtype)
+        return lax.fori_loop(0, self.indices.shape[1], step, zeros)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class BitsOrLists:
+    """Lists where every row's labels fit in them, else bits; known only when it runs."""
+
+    bits: Bits
+    lists: Lists
+    fits: Array
+
+    def take(self, start: Array, size: int) -> "BitsOrLists":
+        return BitsOrLists(self.bits.take(start, size), self.lists.take(start, size), self.fits)
+
+    def columns(self) -> tuple[Array, Table, Array]:
+        return self.bits.columns(), self.lists.columns(), self.fits
+
+    def shared(self, columns: tuple[Array, Table, Array], dtype: jnp.dtype) -> Array:
+        """|S∩T| of rows and columns, [rows, columns]."""
+        words, table, fit = columns
+        return lax.cond(
+            self.fits & fit,
+            lambda: self.lists.shared(table, dtype),
+            lambda: self.bits.shared(words, dtype),
+        )
+
+    def balanced(self, columns: tuple[Array, Table, Array], values: Array) -> Array:
+        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
+        words, table, fit = columns
+        return lax.cond(
+            self.fits & fit,
+            lambda: self.lists.balanced(table, values),
+            lambda: self.bits.balanced(words, values),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Classes:
+    """At most one label a row, int32 [N]; -1 for none."""
+
+    indices: Array
+
+    def take(self, start: Array, size: int) -> "Classes":
+        return Classes(lax.dynamic_slice_in_dim(self.indices, start, size))
+
+    def columns(self) -> Array:
+        return self.indices
+
+    def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
+        """|S∩T| of rows and columns, [rows, columns]."""
+        rows = self.indices[:, None]
+        return ((rows == columns[None, :]) & (rows >= 0)).astype(dtype)
+
+    def balanced(self, columns: Array, values: Array) -> Array:
+        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
+        of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
+        return self.shared(columns, values.dtype) * of_rows[:, None]
+
+
+TileLabels = Bits | Lists | BitsOrLists | Classes
+
+
+def tile_labels(*sides: Labels) -> tuple[TileLabels, ...]:
+    """The label sets of both sides, or of one, in the form that suits them."""
+    num_classes = labels_lib.num_classes(sides[0])
+    listed = [side for side in sides if isinstance(side, LabelIndices)]
+    if len(listed) == len(sides) and all(jnp.shape(side.indices)[1] == 1 for side in listed):
+        return tuple(Classes(jnp.asarray(s.indices)[:, 0].astype(jnp.int32)) for s in listed)
+    if num_classes <= MOST_LABELS_AS_BITS or 0 < len(listed) < len(sides):
+        return tuple(_as_bits(side) for side in sides)
+    if listed:
+        return tuple(Lists(labels_lib.unique_indices(side), num_classes) for side in listed)
+    return tuple(_bits_or_lists(jnp.asarray(side)) for side in sides)
+
+
+def _as_bits(labels: Labels) -> Bits:
+    if not isinstance(labels, LabelIndices):
+        return Bits(_pack(jnp.asarray(labels).astype(bool)))
+    num_words = -(-labels.num_classes // BITS)
+    indices = labels_lib.unique_indices(labels)
+    indices = jnp.where(indices < labels.num_classes, indices, num_words * BITS)
+    words = jnp.arange(num_words, dtype=jnp.int32)[None, :, None]
+    bit = jnp.ones((), jnp.uint32) << (indices % BITS).astype(jnp.uint32)[:, None, :]
+    here = (indices // BITS)[:, None, :] == words
+    return Bits(jnp.where(here, bit, jnp.uint32(0)).sum(axis=2, dtype=jnp.uint32))
+
+
+def _bits_or_lists(labels: Array) -> BitsOrLists:
+    labels, num_classes = labels.astype(bool), labels.shape[1]
+    bits = Bits(_pack(labels))
+    length = min(LONGEST_LIST, num_classes)
+    fits = jnp.max(labels.sum(axis=1), initial=0) <= length
+    return BitsOrLists(bits, Lists(_list(bits.words, length, num_classes), num_classes), fits)
+
+
+def _pack(labels: Array) -> Array:
+    """Words uint32 [N, ⌈C/32⌉] of bool [N, C]; label l is bit l % 32 of word l // 32."""
+    num, num_classes = labels.shape
+    bits = jnp.pad(labels, ((0, 0), (0, -num_classes % BITS))).reshape(num, -1, BITS)
+    shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, None, :]
+    return (bits.astype(jnp.uint32) << shifts).sum(axis=2, dtype=jnp.uint32)
+
+
+def _list(words: Array, length: int, num_classes: int) -> Array:
+    """The first `length` labels of each row of words [N, W], int32 [N, length], padded with C."""
+    count = lax.population_count(words).astype(jnp.int32)
+    through = jnp.cumsum(count, axis=1)
+    rank = jnp.arange(length, dtype=jnp.int32)
+    # The word that holds the label of each rank, and the label's rank inside it.
+    word = (through[:, None, :] <= rank[None, :, None]).sum(axis=2, dtype=jnp.int32)
+    some = word < words.shape[1]
+    word = jnp.where(some, word, 0)
+    inside = rank[None, :] - jnp.take_along_axis(through - count, word, axis=1)
+    value = jnp.take_along_axis(words, word, axis=1)
+    value = lax.fori_loop(
+        0, BITS - 1, lambda k, v: jnp.where(k < inside, v & (v - jnp.uint32(1)), v), value
+    )
+    lowest = value & (~value + jnp.uint32(1))
+    bit = lax.population_count(lowest - jnp.uint32(1)).astype(jnp.int32)
+    return jnp.where(some, word * BITS + bit, num_classes)
+
+
+def _bits(words: Array) -> Array:
+    """Bits uint32 [N, 32 · W] of words [N, W]; column j is bit j // W of word j % W."""
+    shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, :, None]
+    return ((words[:, None, :] >> shifts) & jnp.uint32(1)).reshape(len(words), -1)
+
+
+def _unpack(words: Array, num_classes: int, dtype: jnp.dtype) -> Array:
+    """Multi-hot [N, C] of words [N, ⌈C/32⌉]."""
+    shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, None, :]
+    bits = (words[:, :, None] >> shifts) & jnp.uint32(1)
+    return bits.reshape(len(words), -1)[:, :num_classes].astype(dtype)

@@ -1,0 +1,150 @@
+"""The tiled core: the same sums as the dense one, a tile of pairs at a time.
+
+Nothing of size [A, R] exists. The backward pass computes the similarities again, from the
+embeddings and the log-sum-exp of each anchor.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdjax import blocks, sharded
+from sdjax import labels as labels_lib
+from sdjax.blocks import Block, Facts, Task
+from sdjax.labels import is_known
+from sdjax.overlaps import tile_labels
+from sdjax.pairs import Method, Pairs, Statistics
+from sdjax.tiles import LARGEST_PLAIN, Slopes, Sums
+
+Array = jax.Array
+
+
+class Config(NamedTuple):
+    """What is known when the loss is traced."""
+
+    method: Method
+    normalize: bool
+    mutual: bool
+    plain: bool | None
+
+
+class Embeddings(NamedTuple):
+    """What the gradient flows to; without columns the rows are contrasted with themselves."""
+
+    rows: Array
+    columns: Array | None
+    temperature: Array
+
+
+class Known(NamedTuple):
+    """What no gradient flows to."""
+
+    rows: Facts
+    columns: Facts | None
+    values: tuple[Array, ...]
+
+
+def tiled(pairs: Pairs, method: Method) -> Statistics:
+    """Statistics from tiles of similarities: O((A + R)·(D + L)) memory, and a few tiles.
+
+    In self-contrast each unordered pair is computed once and serves both of its rows.
+    """
+    plain = None
+    if pairs.normalize and is_known(pairs.temperature):
+        plain = bool(1 / pairs.temperature <= LARGEST_PLAIN)
+    config = Config(method, pairs.normalize, pairs.self_contrast, plain)
+    columns = None if pairs.self_contrast else pairs.candidates.z
+    embeddings = Embeddings(pairs.anchors.z, columns, pairs.tau)
+    return _statistics(config, embeddings, _known(pairs, method))
+
+
+def _known(pairs: Pairs, method: Method) -> Known:
+    anchors, candidates, dtype = pairs.anchors, pairs.candidates, pairs.dtype
+    values, shares = (), ()
+    if method.balance_labels:
+        values, shares = _balance(pairs)
+
+    def facts(side, labels, anchor, candidate, shares):
+        return Facts(labels, labels_lib.sizes(side.labels, dtype), anchor, candidate, shares)
+
+    if pairs.self_contrast:
+        (labels,) = tile_labels(anchors.labels)
+        return Known(facts(anchors, labels, anchors.where, candidates.where, shares), None, values)
+    labels, other_labels = tile_labels(anchors.labels, candidates.labels)
+    rows = facts(anchors, labels, anchors.where, anchors.where, shares)
+    columns = facts(candidates, other_labels, candidates.where, candidates.where, ())
+    return Known(rows, columns, values)
+
+
+def _balance(pairs: Pairs) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Values of the labels [C] and shares of the anchors [A], see `Facts`.
+
+    A label counts 1/m for an anchor with m candidates that carry it. One that is a candidate
+    itself is none of its own.
+    """
+    candidates = pairs.candidates
+    counts = labels_lib.counts(candidates.labels, candidates.where, pairs.dtype)
+    counts = sharded.global_sum(counts, pairs.axis_name)
+
+    def inverse(m: Array) -> Array:
+        return jnp.where(m > 0, 1 / jnp.maximum(m, 1), 0)
+
+    ones = jnp.ones(len(pairs.anchors.z), pairs.dtype)
+    if not pairs.self_contrast:
+        return (inverse(counts),), (ones,)
+    if candidates.where is pairs.anchors.where:
+        return (inverse(counts - 1),), (ones,)
+    itself = candidates.where.astype(pairs.dtype)
+    return (inverse(counts), inverse(counts - 1)), (1 - itself, itself)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _statistics(config: Config, embeddings: Embeddings, known: Known) -> Statistics:
+    task, rows, columns = _blocks(config, embeddings, known)
+    none = Sums.none(len(rows.z), config.method, rows.factor.dtype)
+    sums, _ = blocks.add_sums(task, rows, columns, (none, None))
+    return sums.statistics()
+
+
+def _forward(config: Config, embeddings: Embeddings, known: Known) -> tuple[Statistics, tuple]:
+    statistics = _statistics(config, embeddings, known)
+    return statistics, (embeddings, known, statistics.lse, statistics.attraction)
+
+
+def _backward(config: Config, saved: tuple, cotangent: Statistics) -> tuple[Embeddings, None]:
+    embeddings, known, lse, attraction = saved
+    task, rows, columns = _blocks(config, embeddings, known)
+    slopes = Slopes(lse, attraction, cotangent.lse, cotangent.attraction)
+    rows = rows._replace(slopes=slopes)
+    none = jax.tree.map(lambda x: jnp.zeros(x.shape, rows.factor.dtype), embeddings)
+    of_rows, of_columns = blocks.add_gradient(task, rows, columns, (none.rows, none.columns))
+    finish = functools.partial(
+        blocks.gradient_to_z, normalize=config.normalize, temperature=embeddings.temperature
+    )
+    of_rows, of_temperature = finish(rows, of_rows)
+    if columns is not None:
+        of_columns, more = finish(columns, of_columns)
+        of_temperature += more
+    return Embeddings(of_rows, of_columns, of_temperature), None
+
+
+_statistics.defvjp(_forward, _backward)
+
+
+def _blocks(
+    config: Config, embeddings: Embeddings, known: Known
+) -> tuple[Task, Block, Block | None]:
+    temperature = embeddings.temperature
+
+    def block(z: Array, facts: Facts) -> Block:
+        return Block(z, blocks.factors(z, config.normalize, temperature), facts)
+
+    rows = block(embeddings.rows, known.rows)
+    columns = None if known.columns is None else block(embeddings.columns, known.columns)
+    plain = config.plain
+    if plain is None:
+        longest = [blocks.longest(side) for side in (rows, columns or rows)]
+        plain = longest[0] * longest[1] <= LARGEST_PLAIN
+    return Task(config.method, known.values, plain, config.mutual), rows, columns

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sdjax import tiles
+from sdjax import overlaps, tiles
 from sdjax.inputs import inverse_norms, normalized
 from sdjax.overlaps import TileLabels
 from sdjax.pairs import Method
@@ -15,7 +15,9 @@ from sdjax.tiles import Slopes, Sums
 
 Array = jax.Array
 
-TILE = 512
+# Larger tiles make better matrix products. Those on the diagonal are computed whole, of which
+# only half is of use, and so a block has at least FEWEST tiles before these grow.
+SMALLEST, LARGEST, FEWEST = 512, 1024, 8
 
 
 class Facts(NamedTuple):
@@ -102,12 +104,13 @@ def _start(number: Array, tile: int, num: int) -> tuple[Array, Array]:
     return start, start + jnp.arange(tile, dtype=jnp.int32) >= nominal
 
 
-def tiling(num: int) -> tuple[int, int]:
-    """Number and size of the tiles of a block of `num` rows."""
-    count = max(1, -(-num // TILE))
+def tiling(num: int, fewest: int = 1) -> tuple[int, int]:
+    """Number and size of the tiles of a block of `num` rows, at least `fewest` where it can."""
+    size = min(max(num // FEWEST, SMALLEST), LARGEST)
+    count = max(fewest, -(-num // size))
     # Rounded up, so that the bits of a tile's columns fill their words.
-    size = -(-num // count)
-    return count, min(num, -(-size // 32) * 32)
+    size = min(num, -(-num // (count * overlaps.BITS)) * overlaps.BITS)
+    return -(-num // size), size
 
 
 def longest(block: Block) -> Array:
@@ -225,7 +228,10 @@ def _sweep(
 ) -> tuple[Any, Any]:
     """Takes a step for each tile, and adds what it finds for rows and columns to `to`."""
     num_rows, num_columns = len(rows.z), len((columns or rows).z)
-    (row_tiles, row_size), (column_tiles, column_size) = tiling(num_rows), tiling(num_columns)
+    fewest = 1 if part is None else 2
+    (row_tiles, row_size), (column_tiles, column_size) = (
+        tiling(num, fewest) for num in (num_rows, num_columns)
+    )
 
     def into(total: Any, number: Array, found: Any, num: int, size: int) -> Any:
         start, _ = _start(number, size, num)

@@ -25,8 +25,8 @@ def dense(pairs: Pairs, method: Method) -> Statistics:
         index = jnp.arange(len(others.z), dtype=jnp.int32)
         valid &= self_index[:, None] != index[None, :]
     pairs = pairs._replace(anchors=anchors, candidates=others)
-    weight, positive = _weights(pairs, method, valid)
-    weight = lax.stop_gradient(weight)
+    weight = lax.stop_gradient(_weights(pairs, method, valid))
+    positive = weight > 0
 
     s = jnp.matmul(anchors.z, others.z.T, precision=lax.Precision.HIGHEST) / pairs.tau
     if method.form == "out":
@@ -38,8 +38,8 @@ def dense(pairs: Pairs, method: Method) -> Statistics:
     return Statistics(_logsumexp(s, valid), attraction, weight.sum(axis=1), count)
 
 
-def _weights(pairs: Pairs, method: Method, valid: Array) -> tuple[Array, Array]:
-    """Weights [A, R], and which pairs are positives."""
+def _weights(pairs: Pairs, method: Method, valid: Array) -> Array:
+    """Weights [A, R], above 0 for positives."""
     labels, other_labels = pairs.anchors.labels, pairs.candidates.labels
     o = relations.unchecked_overlap(labels, other_labels, pairs.dtype)
     if method.balance_labels:

@@ -20,7 +20,7 @@ from sdjax.inputs import (
     prepare,
 )
 from sdjax.labels import Labels
-from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, rows
+from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, rows, sound
 from sdjax.relations import Weight
 from sdjax.sharded import AxisName
 from sdjax.tiled import tiled
@@ -100,6 +100,8 @@ def contrastive_loss(
         weight = relations.WEIGHTS[one_of("weight", weight, relations.WEIGHTS)]
     elif not callable(weight):
         raise TypeError(f"weight must be a name or a function of an Overlap, got {weight!r}.")
+    else:
+        weight = sound(weight)
     one_of("normalizer", normalizer, get_args(Normalizer))
     method = Method(weight, normalizer)
     return _loss(method, z, labels, candidates, candidate_labels, **options)

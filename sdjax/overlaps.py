@@ -19,6 +19,8 @@ Array = jax.Array
 BITS = 32
 # Up to this many labels, bits side by side beat lists of any length.
 MOST_LABELS_AS_BITS = 128
+# Labels of a row that are counted in one step.
+CHUNK = 16
 # The longest lists that multi-hot labels are turned into.
 LONGEST_LIST = 32
 
@@ -68,7 +70,7 @@ class Table:
     """Which columns carry each label: the bits of `rows` at the place of the label.
 
     Attributes:
-      rows: uint32 [P, W]; column j is bit j // W of word j % W. The last row has no bits.
+      rows: uint32 [P, W]; column j is bit j % 32 of word j // 32. The last row has no bits.
       place: the row of each label, int32 [C + 1]; None where label l is row l.
       num_columns: W · 32 or fewer.
     """
@@ -111,8 +113,8 @@ class Lists:
             places = place[self.indices]
         num_words = -(-num // BITS)
         column = jnp.arange(num, dtype=jnp.int32)[:, None]
-        word = jnp.broadcast_to(column % num_words, places.shape)
-        bit = jnp.ones((), jnp.uint32) << (column // num_words).astype(jnp.uint32)
+        word = jnp.broadcast_to(column // BITS, places.shape)
+        bit = jnp.ones((), jnp.uint32) << (column % BITS).astype(jnp.uint32)
         places = jnp.where(self.indices < self.num_classes, places, num_places)
         # The bits of a word are distinct: adding them sets them.
         bits = jnp.broadcast_to(bit, word.shape)
@@ -121,17 +123,31 @@ class Lists:
 
     def shared(self, columns: Table, dtype: jnp.dtype) -> Array:
         """|S∩T| of rows and columns, [rows, columns]."""
-        carriers = columns.carriers(self.indices)
-        length = carriers.shape[1]
-        planes = [jnp.zeros_like(carriers[:, 0])] * length.bit_length()
-        for k in range(length):
-            carry = carriers[:, k]
-            # Only as many planes as k + 1 labels can reach.
-            for p in range((k + 1).bit_length()):
-                planes[p], carry = planes[p] ^ carry, planes[p] & carry
-        stacked = lax.optimization_barrier(jnp.stack(planes))
-        total = sum(_bits(stacked[p]) << jnp.uint32(p) for p in range(len(planes)))
-        return jnp.asarray(total).astype(jnp.int32).astype(dtype)[:, : columns.num_columns]
+        num, length = self.indices.shape
+        indices = jnp.pad(self.indices, ((0, 0), (0, -length % CHUNK)), constant_values=self.num_classes)
+        place = jnp.arange(indices.shape[1], dtype=jnp.int32)[None, :]
+        longest = jnp.max(jnp.where(indices < self.num_classes, place + 1, 0), initial=0)
+
+        def step(k: Array, planes: Array) -> Array:
+            chunk = lax.dynamic_slice_in_dim(indices, k * CHUNK, CHUNK, 1)
+            carriers = columns.carriers(chunk)
+            # Plane p holds bit p of the number of each column, all columns of a word at once.
+            added = list(planes)
+            for n in range(CHUNK):
+                carry = carriers[:, n]
+                for p in range(len(added)):
+                    added[p], carry = added[p] ^ carry, added[p] & carry
+            return jnp.stack(added)
+
+        planes = jnp.zeros((length.bit_length(), num, columns.rows.shape[1]), jnp.uint32)
+        planes = lax.fori_loop(0, (longest + CHUNK - 1) // CHUNK, step, planes)
+
+        def unpacked() -> Array:
+            total = sum(_bits(plane) << jnp.uint32(p) for p, plane in enumerate(planes))
+            return jnp.asarray(total).astype(jnp.int32).astype(dtype)[:, : columns.num_columns]
+
+        # A branch of its own is computed once, not again wherever it is used.
+        return lax.cond(longest > 0, unpacked, lambda: jnp.zeros((num, columns.num_columns), dtype))
 
     def balanced(self, columns: Table, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
@@ -269,13 +285,11 @@ def _list(words: Array, length: int, num_classes: int) -> Array:
 
 
 def _bits(words: Array) -> Array:
-    """Bits uint32 [N, 32 · W] of words [N, W]; column j is bit j // W of word j % W."""
-    shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, :, None]
-    return ((words[:, None, :] >> shifts) & jnp.uint32(1)).reshape(len(words), -1)
+    """Bits uint32 [N, 32 · W] of words [N, W]; column j is bit j % 32 of word j // 32."""
+    shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, None, :]
+    return ((words[:, :, None] >> shifts) & jnp.uint32(1)).reshape(len(words), -1)
 
 
 def _unpack(words: Array, num_classes: int, dtype: jnp.dtype) -> Array:
     """Multi-hot [N, C] of words [N, ⌈C/32⌉]."""
-    shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, None, :]
-    bits = (words[:, :, None] >> shifts) & jnp.uint32(1)
-    return bits.reshape(len(words), -1)[:, :num_classes].astype(dtype)
+    return _bits(words)[:, :num_classes].astype(dtype)

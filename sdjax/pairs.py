@@ -47,7 +47,7 @@ class Method(NamedTuple):
     """A loss of the family.
 
     Attributes:
-      weight: the weight of a pair, from its overlap.
+      weight: the weight of a pair from its overlap, finite and at least 0.
       normalizer: what divides an anchor's sum over its positives.
       balance_labels: count a shared label as 1 / (candidates of the anchor that carry it).
       form: "out" or "in".
@@ -116,10 +116,20 @@ def rows(statistics: Statistics, pairs: Pairs, method: Method) -> Rows:
     )
 
 
+def sound(weight: Weight) -> Weight:
+    """`weight`, but 0 where it is negative or not finite, as 0/0 or 1/0 on an empty set."""
+
+    def sound_weight(o: Overlap) -> Array:
+        w = jnp.asarray(weight(o))
+        return jnp.where((w > 0) & (w < jnp.inf), w, jnp.zeros_like(w))
+
+    return sound_weight
+
+
 def pair_weights(
     weight: Weight, shared: Array, anchor_size: Array, candidate_size: Array, where: Array
-) -> tuple[Array, Array]:
-    """Weights [A, R], 0 where a pair is no positive, and whether it is one.
+) -> Array:
+    """Weights [A, R], above 0 where a pair is a positive, else 0.
 
     `weight` sees one pair at a time, so that it means the same for a tile of pairs as for all.
 
@@ -146,6 +156,4 @@ def pair_weights(
     except Exception as error:
         error.add_note("weight is given one pair at a time: shared and both sizes are scalars.")
         raise
-    # A weight of one's own may be 0/0 or 1/0 on an empty set.
-    positive = where & (w > 0) & (w < jnp.inf)
-    return jnp.where(positive, w, 0), positive
+    return jnp.where(where, w, 0)

@@ -120,7 +120,8 @@ def relation(anchors: Labels, candidates: Labels) -> Array:
 
 def similarity_dissimilarity(o: Overlap) -> Array:
     """The weight of the Similarity-Dissimilarity loss: |S∩T| / |S| · 1 / (1 + |T\\S|)."""
-    return similarity_only(o) * dissimilarity_only(o)
+    # One division: K^d is at most 1, and K^s is 0 without a shared label.
+    return o.shared / (jnp.maximum(o.anchor_size, 1) * (1 + o.candidate_size - o.shared))
 
 
 def similarity_only(o: Overlap) -> Array:

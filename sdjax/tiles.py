@@ -112,7 +112,6 @@ class Tile(NamedTuple):
     s: Array
     where: tuple[Array, Array | None]
     weight: tuple[Array, Array | None]
-    positive: tuple[Array, Array | None]
 
 
 def product(x: Array, y: Array, dimensions: tuple[int, int], dtype: jnp.dtype) -> Array:
@@ -151,16 +150,16 @@ def tile(
         return sum(jnp.expand_dims(x, axis) * b for x, b in zip(shares, balanced, strict=True))
 
     where = pairs_of(rows.anchor, columns.candidate)
-    weight, positive = pair_weights(
+    weight = pair_weights(
         method.weight, shared_by(rows.shares, 1), row_size, column_size, where
     )
     if not mutual:
-        return Tile(s, (where, None), (weight, None), (positive, None))
+        return Tile(s, (where, None), (weight, None))
     back = pairs_of(rows.candidate, columns.anchor)
-    back_weight, back_positive = pair_weights(
+    back_weight = pair_weights(
         method.weight, shared_by(columns.shares, 0), column_size, row_size, back
     )
-    return Tile(s, (where, back), (weight, back_weight), (positive, back_positive))
+    return Tile(s, (where, back), (weight, back_weight))
 
 
 def sums(t: Tile, method: Method, plain: Array | bool) -> tuple[Sums, Sums | None]:
@@ -185,12 +184,12 @@ def _plain_sums(t: Tile, e: Array, k: int, method: Method) -> Sums:
         attraction = (weight * t.s).sum(axis)
     else:
         attraction = LogSum(zero, (weight * e).sum(axis))
-    positives = t.positive[k].astype(t.s.dtype).sum(axis)
-    return Sums(LogSum(zero, total), attraction, weight.sum(axis), positives)
+    return Sums(LogSum(zero, total), attraction, weight.sum(axis), jnp.sign(weight).sum(axis))
 
 
 def _shifted_sums(t: Tile, k: int, method: Method) -> Sums:
-    axis, weight, positive = 1 - k, t.weight[k], t.positive[k]
+    axis, weight = 1 - k, t.weight[k]
+    positive = weight > 0
 
     def log_sum(x: Array, where: Array) -> LogSum:
         x = jnp.where(where, x, -jnp.inf)
@@ -202,8 +201,7 @@ def _shifted_sums(t: Tile, k: int, method: Method) -> Sums:
         attraction = jnp.where(positive, weight * t.s, 0).sum(axis)
     else:
         attraction = log_sum(t.s + jnp.log(jnp.where(positive, weight, 1)), positive)
-    positives = positive.astype(t.s.dtype).sum(axis)
-    return Sums(log_sum(t.s, t.where[k]), attraction, weight.sum(axis), positives)
+    return Sums(log_sum(t.s, t.where[k]), attraction, weight.sum(axis), jnp.sign(weight).sum(axis))
 
 
 def slope(
@@ -220,7 +218,7 @@ def slope(
         side, weight = sides[k], t.weight[k]
         if method.form == "in":
             difference = t.s - jnp.expand_dims(side.attraction, 1 - k)
-            weight = weight * jnp.exp(jnp.where(t.positive[k], difference, -jnp.inf))
+            weight = weight * jnp.exp(jnp.where(weight > 0, difference, -jnp.inf))
         return jnp.expand_dims(side.of_attraction, 1 - k) * weight
 
     def plain_push() -> Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sdjax import overlaps, tiles
+from sdjax import collectives, overlaps, tiles
 from sdjax.inputs import inverse_norms, normalized
 from sdjax.overlaps import TileLabels
 from sdjax.pairs import Method
@@ -82,7 +82,9 @@ class Block(NamedTuple):
 
 def factors(z: Array, normalize: bool, temperature: Array) -> Array:
     """f [N] with s_ij = f_i · f_j · z_i · z_j."""
-    norms = inverse_norms(z, temperature.dtype) if normalize else jnp.ones(len(z), temperature.dtype)
+    norms = (
+        inverse_norms(z, temperature.dtype) if normalize else jnp.ones(len(z), temperature.dtype)
+    )
     return norms / jnp.sqrt(temperature)
 
 
@@ -119,10 +121,13 @@ def longest(block: Block) -> Array:
     def norms(k: Array, largest: Array) -> Array:
         side = block.side(k, size)
         lengths = jnp.sqrt(jnp.square(side.y.astype(dtype)).sum(axis=1))
-        return jnp.maximum(largest, jnp.max(lengths if side.scale is None else lengths * side.scale))
+        return jnp.maximum(
+            largest, jnp.max(lengths if side.scale is None else lengths * side.scale)
+        )
 
     (count, size), dtype = tiling(len(block.z)), block.factor.dtype
-    return lax.fori_loop(0, count, norms, jnp.zeros((), dtype))
+    zero = collectives.varying(jnp.zeros((), dtype), block)
+    return lax.fori_loop(jnp.int32(0), jnp.int32(count), norms, zero)
 
 
 class Task(NamedTuple):
@@ -156,10 +161,11 @@ def add_sums(
 
     def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Any, Any]:
         tile = tiles.tile(row, column, task.method, task.values, live, task.mutual)
-        return tiles.sums(tile, task.method, task.plain)
+        return tiles.sums(tile, task.method.form, task.plain)
 
     def none(num: int) -> Sums:
-        return Sums.none(num, task.method, rows.factor.dtype)
+        empty = Sums.none(num, task.method, rows.factor.dtype)
+        return collectives.varying(empty, rows)
 
     return _sweep(rows, columns, step, Sums.add, none, to, part)
 
@@ -178,10 +184,11 @@ def add_gradient(
 
     def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Array, Array]:
         tile = tiles.tile(row, column, task.method, task.values, live, task.mutual)
-        return tiles.pulled(tiles.slope(tile, row, column, task.method, task.plain), row, column)
+        return tiles.pulled(tiles.slope(tile, task.method.form, task.plain), row, column)
 
     def none(num: int) -> Array:
-        return jnp.zeros((num, rows.z.shape[1]), rows.factor.dtype)
+        zeros = jnp.zeros((num, rows.z.shape[1]), rows.factor.dtype)
+        return collectives.varying(zeros, rows)
 
     return _sweep(rows, columns, step, jnp.add, none, to, part)
 
@@ -189,7 +196,7 @@ def add_gradient(
 def gradient_to_z(
     block: Block, of_y: Array, normalize: bool, temperature: Array
 ) -> tuple[Array, Array]:
-    """Derivatives to z [N, D] and to the temperature, from those to y [N, D], which they replace."""
+    """Derivatives to z [N, D] and to the temperature, from those to y [N, D]."""
     count, size = tiling(len(block.z))
 
     def embedded(z: Array, temperature: Array) -> Array:
@@ -212,7 +219,7 @@ def gradient_to_z(
         tile = jnp.where(new[:, None], tile, of_tile)
         return lax.dynamic_update_slice_in_dim(of_z, tile, start, 0), of_temperature + more
 
-    zero = jnp.zeros_like(temperature)
+    zero = collectives.varying(jnp.zeros_like(temperature), of_y)
     of_z, of_temperature = lax.fori_loop(jnp.int32(0), jnp.int32(count), step, (of_y, zero))
     return of_z.astype(block.z.dtype), of_temperature
 

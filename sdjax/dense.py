@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax import collectives, relations
 from sdjax import labels as labels_lib
-from sdjax import relations, sharded
 from sdjax.pairs import Method, Pairs, Statistics, pair_weights
 
 Array = jax.Array
@@ -18,10 +18,10 @@ def dense(pairs: Pairs, method: Method) -> Statistics:
         others = pairs.candidates.embedded(pairs.normalize, pairs.dtype)
     # One conversion for both roles: their gradients add up before they are rounded.
     others = others._replace(where=pairs.candidates.where)
-    others = sharded.all_gather(others, pairs.axis_name)
+    others = collectives.all_gather(others, pairs.axis_name)
     valid = anchors.where[:, None] & others.where[None, :]
     if pairs.self_contrast:
-        self_index = sharded.global_index(len(anchors.z), pairs.axis_name)
+        self_index = collectives.global_index(len(anchors.z), pairs.axis_name)
         index = jnp.arange(len(others.z), dtype=jnp.int32)
         valid &= self_index[:, None] != index[None, :]
     pairs = pairs._replace(anchors=anchors, candidates=others)
@@ -55,7 +55,7 @@ def _balanced_shared(pairs: Pairs) -> Array:
     valid = pairs.candidates.where.astype(dtype)
     count = (candidates * valid[:, None]).sum(axis=0)[None, :]
     if pairs.self_contrast:
-        self_index = sharded.global_index(len(anchors), pairs.axis_name)
+        self_index = collectives.global_index(len(anchors), pairs.axis_name)
         count = count - anchors * valid[self_index][:, None]
     scaled = jnp.where(count > 0, anchors / jnp.maximum(count, 1), 0)
     return relations.shared_labels(scaled, candidates)

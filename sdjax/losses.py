@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdjax import relations, sharded
+from sdjax import collectives, relations
 from sdjax.checks import one_of
+from sdjax.collectives import AxisName
 from sdjax.dense import dense
 from sdjax.inputs import (
     accumulation_dtype,
@@ -22,13 +23,17 @@ from sdjax.inputs import (
 from sdjax.labels import Labels
 from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, rows, sound
 from sdjax.relations import Weight
-from sdjax.sharded import AxisName
-from sdjax.tiled import tiled
+from sdjax.tiled import ring, tiled
 
 Array = jax.Array
 Reduction = Literal["mean", "none"]
 
-IMPLEMENTATIONS: dict[str, Implementation] = {"auto": dense, "dense": dense, "tiled": tiled}
+IMPLEMENTATIONS: dict[str, Implementation] = {
+    "auto": dense,
+    "dense": dense,
+    "tiled": tiled,
+    "ring": ring,
+}
 
 
 class Options(TypedDict, total=False):
@@ -380,5 +385,5 @@ def _loss(
     loss, weight = rows(IMPLEMENTATIONS[implementation](pairs, method), pairs, method)
     if reduction == "none":
         return loss
-    total = sharded.global_sum((loss * weight).sum(), axis_name)
-    return total / jnp.maximum(sharded.global_sum(weight.sum(), axis_name), 1)
+    total = collectives.global_sum((loss * weight).sum(), axis_name)
+    return total / jnp.maximum(collectives.global_sum(weight.sum(), axis_name), 1)

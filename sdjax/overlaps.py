@@ -124,7 +124,9 @@ class Lists:
     def shared(self, columns: Table, dtype: jnp.dtype) -> Array:
         """|S∩T| of rows and columns, [rows, columns]."""
         num, length = self.indices.shape
-        indices = jnp.pad(self.indices, ((0, 0), (0, -length % CHUNK)), constant_values=self.num_classes)
+        indices = jnp.pad(
+            self.indices, ((0, 0), (0, -length % CHUNK)), constant_values=self.num_classes
+        )
         place = jnp.arange(indices.shape[1], dtype=jnp.int32)[None, :]
         longest = jnp.max(jnp.where(indices < self.num_classes, place + 1, 0), initial=0)
 
@@ -166,14 +168,15 @@ class Lists:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class BitsOrLists:
-    """Lists where every row's labels fit in them, else bits; known only when it runs."""
+    """Lists where the labels of all rows fit in them, bool [N], else bits."""
 
     bits: Bits
     lists: Lists
     fits: Array
 
     def take(self, start: Array, size: int) -> "BitsOrLists":
-        return BitsOrLists(self.bits.take(start, size), self.lists.take(start, size), self.fits)
+        fits = lax.dynamic_slice_in_dim(self.fits, start, size)
+        return BitsOrLists(self.bits.take(start, size), self.lists.take(start, size), fits)
 
     def columns(self) -> tuple[Array, Table, Array]:
         return self.bits.columns(), self.lists.columns(), self.fits
@@ -182,7 +185,7 @@ class BitsOrLists:
         """|S∩T| of rows and columns, [rows, columns]."""
         words, table, fit = columns
         return lax.cond(
-            self.fits & fit,
+            self.fits.all() & fit.all(),
             lambda: self.lists.shared(table, dtype),
             lambda: self.bits.shared(words, dtype),
         )
@@ -191,7 +194,7 @@ class BitsOrLists:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         words, table, fit = columns
         return lax.cond(
-            self.fits & fit,
+            self.fits.all() & fit.all(),
             lambda: self.lists.balanced(table, values),
             lambda: self.bits.balanced(words, values),
         )
@@ -253,7 +256,7 @@ def _bits_or_lists(labels: Array) -> BitsOrLists:
     labels, num_classes = labels.astype(bool), labels.shape[1]
     bits = Bits(_pack(labels))
     length = min(LONGEST_LIST, num_classes)
-    fits = jnp.max(labels.sum(axis=1), initial=0) <= length
+    fits = labels.sum(axis=1, dtype=jnp.int32) <= length
     return BitsOrLists(bits, Lists(_list(bits.words, length, num_classes), num_classes), fits)
 
 

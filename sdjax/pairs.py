@@ -8,9 +8,9 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from sdjax import labels as labels_lib
+from sdjax.collectives import AxisName
 from sdjax.inputs import Side
 from sdjax.relations import Overlap, Weight
-from sdjax.sharded import AxisName
 
 Array = jax.Array
 Form = Literal["out", "in"]
@@ -27,7 +27,7 @@ class Pairs(NamedTuple):
       normalize: divide embeddings by their L2 norm.
       temperature: τ as given, a scalar.
       dtype: of the sums, float32 or float64.
-      axis_name: mesh axis along which the rows of both sides are sharded.
+      axis_name: mesh axis along which the rows of both sides are collectives.
     """
 
     anchors: Side

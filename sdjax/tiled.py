@@ -5,18 +5,21 @@ embeddings and the log-sum-exp of each anchor.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax import lax
 
-from sdjax import blocks, sharded
+from sdjax import blocks, collectives, exchange
 from sdjax import labels as labels_lib
 from sdjax.blocks import Block, Facts, Task
+from sdjax.exchange import Route
 from sdjax.labels import is_known
 from sdjax.overlaps import tile_labels
 from sdjax.pairs import Method, Pairs, Statistics
-from sdjax.tiles import LARGEST_PLAIN, Slopes, Sums
+from sdjax.tiles import LARGEST_PLAIN, Slopes
 
 Array = jax.Array
 
@@ -28,6 +31,7 @@ class Config(NamedTuple):
     normalize: bool
     mutual: bool
     plain: bool | None
+    route: Route
 
 
 class Embeddings(NamedTuple):
@@ -49,15 +53,28 @@ class Known(NamedTuple):
 def tiled(pairs: Pairs, method: Method) -> Statistics:
     """Statistics from tiles of similarities: O((A + R)·(D + L)) memory, and a few tiles.
 
-    In self-contrast each unordered pair is computed once and serves both of its rows.
+    In self-contrast each unordered pair is computed once and serves both of its rows. Candidates
+    of other devices are gathered.
     """
+    return _tiled(pairs, method, Route.along(pairs.axis_name, around=False))
+
+
+def ring(pairs: Pairs, method: Method) -> Statistics:
+    """As `tiled`, but candidates travel around the first mesh axis, and none is held for long.
+
+    Along further axes they are gathered.
+    """
+    return _tiled(pairs, method, Route.along(pairs.axis_name, around=True))
+
+
+def _tiled(pairs: Pairs, method: Method, route: Route) -> Statistics:
     plain = None
     if pairs.normalize and is_known(pairs.temperature):
-        plain = bool(1 / pairs.temperature <= LARGEST_PLAIN)
-    config = Config(method, pairs.normalize, pairs.self_contrast, plain)
+        plain = 1 / float(np.asarray(pairs.temperature)) <= LARGEST_PLAIN
+    config = Config(method, pairs.normalize, pairs.self_contrast, plain, route)
     columns = None if pairs.self_contrast else pairs.candidates.z
-    embeddings = Embeddings(pairs.anchors.z, columns, pairs.tau)
-    return _statistics(config, embeddings, _known(pairs, method))
+    arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method)
+    return _statistics(config, *collectives.varying(arrays, arrays))
 
 
 def _known(pairs: Pairs, method: Method) -> Known:
@@ -86,7 +103,7 @@ def _balance(pairs: Pairs) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
     """
     candidates = pairs.candidates
     counts = labels_lib.counts(candidates.labels, candidates.where, pairs.dtype)
-    counts = sharded.global_sum(counts, pairs.axis_name)
+    counts = collectives.global_sum(counts, pairs.axis_name)
 
     def inverse(m: Array) -> Array:
         return jnp.where(m > 0, 1 / jnp.maximum(m, 1), 0)
@@ -103,13 +120,11 @@ def _balance(pairs: Pairs) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _statistics(config: Config, embeddings: Embeddings, known: Known) -> Statistics:
     task, rows, columns = _blocks(config, embeddings, known)
-    none = Sums.none(len(rows.z), config.method, rows.factor.dtype)
-    sums, _ = blocks.add_sums(task, rows, columns, (none, None))
-    return sums.statistics()
+    return exchange.sums(task, rows, columns, config.route).statistics()
 
 
 def _forward(config: Config, embeddings: Embeddings, known: Known) -> tuple[Statistics, tuple]:
-    statistics = _statistics(config, embeddings, known)
+    statistics: Any = _statistics(config, embeddings, known)
     return statistics, (embeddings, known, statistics.lse, statistics.attraction)
 
 
@@ -118,13 +133,12 @@ def _backward(config: Config, saved: tuple, cotangent: Statistics) -> tuple[Embe
     task, rows, columns = _blocks(config, embeddings, known)
     slopes = Slopes(lse, attraction, cotangent.lse, cotangent.attraction)
     rows = rows._replace(slopes=slopes)
-    none = jax.tree.map(lambda x: jnp.zeros(x.shape, rows.factor.dtype), embeddings)
-    of_rows, of_columns = blocks.add_gradient(task, rows, columns, (none.rows, none.columns))
+    of_rows, of_columns = exchange.gradient(task, rows, columns, config.route)
     finish = functools.partial(
         blocks.gradient_to_z, normalize=config.normalize, temperature=embeddings.temperature
     )
     of_rows, of_temperature = finish(rows, of_rows)
-    if columns is not None:
+    if columns is not None and of_columns is not None:
         of_columns, more = finish(columns, of_columns)
         of_temperature += more
     return Embeddings(of_rows, of_columns, of_temperature), None
@@ -142,9 +156,13 @@ def _blocks(
         return Block(z, blocks.factors(z, config.normalize, temperature), facts)
 
     rows = block(embeddings.rows, known.rows)
-    columns = None if known.columns is None else block(embeddings.columns, known.columns)
+    columns = None
+    if embeddings.columns is not None and known.columns is not None:
+        columns = block(embeddings.columns, known.columns)
     plain = config.plain
     if plain is None:
-        longest = [blocks.longest(side) for side in (rows, columns or rows)]
-        plain = longest[0] * longest[1] <= LARGEST_PLAIN
+        longest = jnp.stack([blocks.longest(side) for side in (rows, columns or rows)])
+        if config.route.axes:
+            longest = lax.pmax(longest, config.route.axes)
+        plain = longest.prod() <= LARGEST_PLAIN
     return Task(config.method, known.values, plain, config.mutual), rows, columns

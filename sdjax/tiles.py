@@ -4,14 +4,17 @@ A tile relates T rows to U columns. Rows are anchors of the columns; where it is
 are anchors of the rows as well, and the one matrix of similarities serves both directions.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax import collectives
+from sdjax.collectives import AxisName
 from sdjax.overlaps import TileLabels
-from sdjax.pairs import Method, Statistics, pair_weights
+from sdjax.pairs import Form, Method, Statistics, pair_weights
 
 Array = jax.Array
 
@@ -31,16 +34,26 @@ class LogSum(NamedTuple):
 
     def add(self, other: "LogSum") -> "LogSum":
         shift = jnp.maximum(self.shift, other.shift)
-        reached = jnp.where(shift > -jnp.inf, shift, 0)
-        mine, others = (x.total * jnp.exp(x.shift - reached) for x in (self, other))
-        return LogSum(shift, mine + others)
+        return LogSum(shift, self.shifted_to(shift) + other.shifted_to(shift))
+
+    def scatter(self, axis_name: AxisName) -> "LogSum":
+        """Sums of [devices · N] rows over all devices; each keeps its own [N]."""
+        shift = lax.pmax(self.shift, axis_name)
+        total = collectives.sum_scatter(self.shifted_to(shift), axis_name)
+        num = len(total)
+        own = lax.axis_index(axis_name).astype(jnp.int32) * num
+        return LogSum(lax.dynamic_slice_in_dim(shift, own, num), total)
+
+    def shifted_to(self, shift: Array) -> Array:
+        """The total for a shift that is as large or larger."""
+        return self.total * jnp.exp(self.shift - jnp.where(shift > -jnp.inf, shift, 0))
 
 
 class Sums(NamedTuple):
     """`Statistics` of anchors over the candidates seen so far, all [N]."""
 
     lse: LogSum
-    attraction: LogSum | Array
+    attraction: Any  # LogSum for the form "in", else an array
     weight: Array
     positives: Array
 
@@ -51,14 +64,41 @@ class Sums(NamedTuple):
         return cls(empty, zeros if method.form == "out" else empty, zeros, zeros)
 
     def add(self, other: "Sums") -> "Sums":
-        def both(mine, others):
-            return mine.add(others) if isinstance(mine, LogSum) else mine + others
-
-        return Sums(*(both(mine, others) for mine, others in zip(self, other, strict=True)))
+        return self._combine(other, lambda mine, others: mine.add(others), jnp.add)
 
     def statistics(self) -> Statistics:
-        values = (x.value() if isinstance(x, LogSum) else x for x in self)
-        return Statistics(*values)
+        attraction = self.attraction
+        if isinstance(attraction, LogSum):
+            attraction = attraction.value()
+        return Statistics(self.lse.value(), attraction, self.weight, self.positives)
+
+    def scatter(self, axis_name: AxisName) -> "Sums":
+        """Sums of [devices · N] rows over all devices; each keeps its own [N]."""
+
+        def of_logs(x: LogSum, _: LogSum) -> LogSum:
+            return x.scatter(axis_name)
+
+        def of_numbers(x: Array, _: Array) -> Array:
+            return collectives.sum_scatter(x, axis_name)
+
+        return self._combine(self, of_logs, of_numbers)
+
+    def _combine(
+        self,
+        other: "Sums",
+        logs: Callable[[LogSum, LogSum], LogSum],
+        numbers: Callable[[Array, Array], Array],
+    ) -> "Sums":
+        if isinstance(self.attraction, LogSum):
+            attraction = logs(self.attraction, other.attraction)
+        else:
+            attraction = numbers(self.attraction, other.attraction)
+        return Sums(
+            logs(self.lse, other.lse),
+            attraction,
+            numbers(self.weight, other.weight),
+            numbers(self.positives, other.positives),
+        )
 
 
 class Slopes(NamedTuple):
@@ -95,7 +135,7 @@ class Side(NamedTuple):
     y: Array
     scale: Array | None
     labels: TileLabels
-    columns: object
+    columns: Any
     size: Array
     anchor: Array
     candidate: Array
@@ -103,15 +143,31 @@ class Side(NamedTuple):
     slopes: Slopes | None
 
 
-class Tile(NamedTuple):
-    """Pairs of a tile: similarities [T, U], which pairs there are, and their weights.
+class Way(NamedTuple):
+    """One direction of a tile: the rows as anchors of the columns, or the reverse.
 
-    The second of two is for the columns as anchors; None in a tile that is not mutual.
+    Attributes:
+      axis: along which the candidates lie.
+      where: bool [T, U], which pairs there are.
+      weight: [T, U], above 0 where a pair is a positive, else 0.
+      slopes: of the anchors, in the backward pass.
     """
 
+    axis: int
+    where: Array
+    weight: Array
+    slopes: Slopes | None
+
+    def along(self, x: Array) -> Array:
+        """`x` [N] of the anchors, to be combined with [T, U]."""
+        return jnp.expand_dims(x, self.axis)
+
+
+class Tile(NamedTuple):
+    """Similarities [T, U] of the pairs of a tile, and its one way or two."""
+
     s: Array
-    where: tuple[Array, Array | None]
-    weight: tuple[Array, Array | None]
+    ways: tuple[Way, ...]
 
 
 def product(x: Array, y: Array, dimensions: tuple[int, int], dtype: jnp.dtype) -> Array:
@@ -130,65 +186,53 @@ def tile(
     mutual: bool,
 ) -> Tile:
     """Similarities and weights of the pairs of `rows` and `columns`, where `live` holds."""
-    dtype = rows.size.dtype
-    s = _scaled(product(rows.y, columns.y, (1, 1), dtype), rows, columns)
-
-    def pairs_of(by_row: Array, by_column: Array) -> Array:
-        both = by_row[:, None] & by_column[None, :]
-        return both if live is None else both & live
-
-    row_size, column_size = rows.size[:, None], columns.size[None, :]
-    shared = balanced = None
+    s = _scaled(product(rows.y, columns.y, (1, 1), rows.size.dtype), rows, columns)
     if values:
-        balanced = [rows.labels.balanced(columns.columns, value) for value in values]
+        shared = [rows.labels.balanced(columns.columns, value) for value in values]
     else:
-        shared = rows.labels.shared(columns.columns, dtype)
+        shared = [rows.labels.shared(columns.columns, s.dtype)]
+    row_size, column_size = rows.size[:, None], columns.size[None, :]
 
-    def shared_by(shares: tuple[Array, ...], axis: int) -> Array:
-        if balanced is None:
-            return shared
-        return sum(jnp.expand_dims(x, axis) * b for x, b in zip(shares, balanced, strict=True))
+    def way(axis: int, anchors: Side, where: Array) -> Way:
+        counted = shared[0]
+        if values:
+            shares = (jnp.expand_dims(share, axis) for share in anchors.shares)
+            counted = sum(share * x for share, x in zip(shares, shared, strict=True))
+        sizes = (row_size, column_size) if axis == 1 else (column_size, row_size)
+        where = where if live is None else where & live
+        weight = pair_weights(method.weight, jnp.asarray(counted), *sizes, where)
+        return Way(axis, where, weight, anchors.slopes)
 
-    where = pairs_of(rows.anchor, columns.candidate)
-    weight = pair_weights(
-        method.weight, shared_by(rows.shares, 1), row_size, column_size, where
-    )
+    forth = way(1, rows, rows.anchor[:, None] & columns.candidate[None, :])
     if not mutual:
-        return Tile(s, (where, None), (weight, None))
-    back = pairs_of(rows.candidate, columns.anchor)
-    back_weight = pair_weights(
-        method.weight, shared_by(columns.shares, 0), column_size, row_size, back
-    )
-    return Tile(s, (where, back), (weight, back_weight))
+        return Tile(s, (forth,))
+    return Tile(s, (forth, way(0, columns, rows.candidate[:, None] & columns.anchor[None, :])))
 
 
-def sums(t: Tile, method: Method, plain: Array | bool) -> tuple[Sums, Sums | None]:
-    """Sums over the columns for the rows, and over the rows for the columns if mutual."""
+def sums(t: Tile, form: Form, plain: Array | bool) -> tuple[Sums, Sums | None]:
+    """Sums over the columns for the rows and, in a mutual tile, over the rows for the columns."""
 
-    def plainly() -> tuple[Sums, Sums | None]:
+    def plainly() -> tuple[Sums, ...]:
         e = jnp.exp(t.s)
-        return tuple(_plain_sums(t, e, k, method) for k in (0, 1) if t.where[k] is not None)
+        return tuple(_plain_sums(t.s, e, way, form) for way in t.ways)
 
-    def shifted() -> tuple[Sums, Sums | None]:
-        return tuple(_shifted_sums(t, k, method) for k in (0, 1) if t.where[k] is not None)
+    def shifted() -> tuple[Sums, ...]:
+        return tuple(_shifted_sums(t.s, way, form) for way in t.ways)
 
     by_row, *by_column = _either(plain, plainly, shifted)
     return by_row, by_column[0] if by_column else None
 
 
-def _plain_sums(t: Tile, e: Array, k: int, method: Method) -> Sums:
-    axis, weight = 1 - k, t.weight[k]
-    total = jnp.where(t.where[k], e, 0).sum(axis)
+def _plain_sums(s: Array, e: Array, way: Way, form: Form) -> Sums:
+    axis, weight = way.axis, way.weight
+    total = jnp.where(way.where, e, 0).sum(axis)
     zero = jnp.zeros_like(total)
-    if method.form == "out":
-        attraction = (weight * t.s).sum(axis)
-    else:
-        attraction = LogSum(zero, (weight * e).sum(axis))
+    attraction = (weight * s).sum(axis) if form == "out" else LogSum(zero, (weight * e).sum(axis))
     return Sums(LogSum(zero, total), attraction, weight.sum(axis), jnp.sign(weight).sum(axis))
 
 
-def _shifted_sums(t: Tile, k: int, method: Method) -> Sums:
-    axis, weight = 1 - k, t.weight[k]
+def _shifted_sums(s: Array, way: Way, form: Form) -> Sums:
+    axis, weight = way.axis, way.weight
     positive = weight > 0
 
     def log_sum(x: Array, where: Array) -> LogSum:
@@ -197,47 +241,50 @@ def _shifted_sums(t: Tile, k: int, method: Method) -> Sums:
         reached = jnp.where(shift > -jnp.inf, shift, 0)
         return LogSum(shift, jnp.exp(x - jnp.expand_dims(reached, axis)).sum(axis))
 
-    if method.form == "out":
-        attraction = jnp.where(positive, weight * t.s, 0).sum(axis)
+    if form == "out":
+        attraction = jnp.where(positive, weight * s, 0).sum(axis)
     else:
-        attraction = log_sum(t.s + jnp.log(jnp.where(positive, weight, 1)), positive)
-    return Sums(log_sum(t.s, t.where[k]), attraction, weight.sum(axis), jnp.sign(weight).sum(axis))
+        attraction = log_sum(s + jnp.log(jnp.where(positive, weight, 1)), positive)
+    lse = log_sum(s, way.where)
+    return Sums(lse, attraction, weight.sum(axis), jnp.sign(weight).sum(axis))
 
 
-def slope(
-    t: Tile, rows: Side, columns: Side, method: Method, plain: Array | bool
-) -> Array:
+def slope(t: Tile, form: Form, plain: Array | bool) -> Array:
     """Derivative of the result to the similarities of the tile, [T, U].
 
-      out: ∂/∂s_ij = a_i · e^{s_ij − lse_i} + b_i · w_ij
-      in:  ∂/∂s_ij = a_i · e^{s_ij − lse_i} + b_i · w_ij · e^{s_ij − attraction_i}
-    """
-    sides = [x.slopes for x in (rows, columns) if x.slopes is not None]
+    out: ∂/∂s_ij = a_i · e^{s_ij − lse_i} + b_i · w_ij
+    in:  ∂/∂s_ij = a_i · e^{s_ij − lse_i} + b_i · w_ij · e^{s_ij − attraction_i}
 
-    def pull(k: int) -> Array:
-        side, weight = sides[k], t.weight[k]
-        if method.form == "in":
-            difference = t.s - jnp.expand_dims(side.attraction, 1 - k)
+    with a_i and b_i those to lse_i and attraction_i; both ways add up.
+    """
+    ways = [(way, way.slopes) for way in t.ways if way.slopes is not None]
+
+    def pull(way: Way, slopes: Slopes) -> Array:
+        weight = way.weight
+        if form == "in":
+            difference = t.s - way.along(slopes.attraction)
             weight = weight * jnp.exp(jnp.where(weight > 0, difference, -jnp.inf))
-        return jnp.expand_dims(side.of_attraction, 1 - k) * weight
+        return way.along(slopes.of_attraction) * weight
 
     def plain_push() -> Array:
-        # One exponential serves both directions.
-        factors = [
-            jnp.where(t.where[k], jnp.expand_dims(side.of_lse * jnp.exp(-side.lse), 1 - k), 0)
-            for k, side in enumerate(sides)
-        ]
+        # One exponential serves both ways.
+        factors = (
+            jnp.where(way.where, way.along(slopes.of_lse * jnp.exp(-slopes.lse)), 0)
+            for way, slopes in ways
+        )
         return jnp.exp(t.s) * sum(factors)
 
     def shifted_push() -> Array:
         total = jnp.zeros_like(t.s)
-        for k, side in enumerate(sides):
-            lse, of_lse = (jnp.expand_dims(x, 1 - k) for x in (side.lse, side.of_lse))
-            total += of_lse * jnp.exp(jnp.where(t.where[k], t.s - lse, -jnp.inf))
+        for way, slopes in ways:
+            difference = jnp.where(way.where, t.s - way.along(slopes.lse), -jnp.inf)
+            total += way.along(slopes.of_lse) * jnp.exp(difference)
         return total
 
-    push = _either(plain, plain_push, shifted_push)
-    return sum((pull(k) for k in range(len(sides))), start=push)
+    total = _either(plain, plain_push, shifted_push)
+    for way, slopes in ways:
+        total += pull(way, slopes)
+    return total
 
 
 def pulled(g: Array, rows: Side, columns: Side) -> tuple[Array, Array]:
@@ -253,7 +300,7 @@ def _scaled(x: Array, rows: Side, columns: Side) -> Array:
     return x * rows.scale[:, None] * columns.scale[None, :]
 
 
-def _either(condition: Array | bool, yes, no):
+def _either(condition: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
     """The branch that `condition` names; only that one is compiled where it is known."""
     if isinstance(condition, bool):
         return yes() if condition else no()

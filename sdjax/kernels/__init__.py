@@ -1,0 +1,1 @@
+"""Kernels for accelerators. Import one by name; `import sdjax` loads none of them."""

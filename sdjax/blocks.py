@@ -211,10 +211,11 @@ def gradient_to_z(
             lax.dynamic_slice_in_dim(x, start, size) for x in (block.z, block.factor, of_z)
         )
         _, scale = factored(z, factor)
+        of_embedded = jnp.where(new[:, None], of_tile, 0)
         if scale is not None:
-            of_tile = of_tile / jnp.where(scale > 0, scale, 1)[:, None]
+            of_embedded = of_embedded / jnp.where(scale > 0, scale, 1)[:, None]
         _, pull = jax.vjp(embedded, z.astype(of_z.dtype), temperature)
-        tile, more = pull(jnp.where(new[:, None], of_tile, 0))
+        tile, more = pull(of_embedded)
         # Rows of the tile before are done.
         tile = jnp.where(new[:, None], tile, of_tile)
         return lax.dynamic_update_slice_in_dim(of_z, tile, start, 0), of_temperature + more

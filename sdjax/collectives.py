@@ -17,6 +17,11 @@ def all_gather(tree: Tree, axis_name: AxisName | None) -> Tree:
     return jax.tree.map(lambda x: lax.all_gather(x, axis_name, tiled=True), tree)
 
 
+def axis_size(axis_name: AxisName | None) -> int:
+    """Number of devices along `axis_name`; 1 without one."""
+    return lax.axis_size(axis_name) if axis_name else 1
+
+
 def rotate(tree: Tree, axis_name: str, by: int) -> Tree:
     """What the device `by` places before holds, around a ring."""
     size = lax.axis_size(axis_name)

@@ -21,15 +21,35 @@ from sdjax.inputs import (
     prepare,
 )
 from sdjax.labels import Labels
-from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, rows, sound
+from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, Statistics, rows, sound
 from sdjax.relations import Weight
 from sdjax.tiled import ring, tiled
 
 Array = jax.Array
 Reduction = Literal["mean", "none"]
 
+# Up to this many pairs on a device the dense core is as fast, and compiles sooner.
+AUTO_DENSE_PAIRS = 512 * 512
+# Above this, gathered candidates take more memory than the ring takes time.
+AUTO_GATHERED_BYTES = 2**28
+
+
+def auto(pairs: Pairs, method: Method) -> Statistics:
+    """`dense` for few pairs; else `tiled`, or `ring` where many candidates would be gathered."""
+    anchors, candidates = pairs.anchors.z, pairs.candidates.z
+    everyone = len(candidates) * collectives.axis_size(pairs.axis_name)
+    if len(anchors) * everyone <= AUTO_DENSE_PAIRS:
+        return dense(pairs, method)
+    if (
+        pairs.axis_name
+        and everyone * candidates.shape[1] * candidates.dtype.itemsize > AUTO_GATHERED_BYTES
+    ):
+        return ring(pairs, method)
+    return tiled(pairs, method)
+
+
 IMPLEMENTATIONS: dict[str, Implementation] = {
-    "auto": dense,
+    "auto": auto,
     "dense": dense,
     "tiled": tiled,
     "ring": ring,
@@ -75,8 +95,9 @@ def contrastive_loss(
       candidates: embeddings to contrast with, float [R, D]; by default `z` itself, where no row
         is its own candidate.
       candidate_labels: label sets of the candidates, multi-hot [R, C] or `LabelIndices`.
-      weight: a name of `sdjax.relations.WEIGHTS`, or a function of an `Overlap` that returns
-        [B, R]. A pair whose weight is not a finite number above 0 is not a positive.
+      weight: a name of `sdjax.relations.WEIGHTS`, or a function from the `Overlap` of one pair,
+        three scalars, to its weight. A pair whose weight is not a finite number above 0 is not a
+        positive.
       normalizer: d_i. "positives": |P(i)|; "weights": Σ_p w_ip; "labels": the anchor's number of
         labels |S_i|; "batch_labels": the same, and the mean over anchors is weighted by |S_i|,
         so that the loss is divided by Σ_i |S_i|.
@@ -88,7 +109,12 @@ def contrastive_loss(
       reduction: "mean" gives a scalar, "none" gives [B], with 0 for anchors without a positive.
       axis_name: mesh axis (or axes) along which the batch is sharded, inside shard_map or pmap.
         Candidates are gathered along it, and the mean is that of the global batch.
-      implementation: "auto" or "dense".
+      implementation: "dense" holds all pairs at once. "tiled" holds a tile of them, and computes
+        each pair of a batch with itself once: less time and far less memory for large batches.
+        "ring" is "tiled" for a sharded batch, whose candidates travel around the (first) axis
+        instead of being gathered on each device. "auto" takes "dense" up to 512 × 512 pairs on a
+        device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. Only
+        "dense" has second derivatives and forward-mode differentiation.
 
     Returns:
       Scalar, or [B] for `reduction="none"`.

@@ -117,10 +117,20 @@ def rows(statistics: Statistics, pairs: Pairs, method: Method) -> Rows:
 
 
 def sound(weight: Weight) -> Weight:
-    """`weight`, but 0 where it is negative or not finite, as 0/0 or 1/0 on an empty set."""
+    """A weight of one's own for one pair, but 0 where it is negative or not finite."""
 
     def sound_weight(o: Overlap) -> Array:
-        w = jnp.asarray(weight(o))
+        try:
+            w = jnp.asarray(weight(o))
+        except Exception as error:
+            error.add_note("weight is given one pair at a time: an Overlap of three scalars.")
+            raise
+        if w.shape:
+            raise ValueError(
+                "weight is given one pair at a time, an Overlap of three scalars, and must return "
+                f"a scalar; got shape {w.shape}."
+            )
+        # It may be 0/0 or 1/0 on an empty set.
         return jnp.where((w > 0) & (w < jnp.inf), w, jnp.zeros_like(w))
 
     return sound_weight
@@ -134,7 +144,7 @@ def pair_weights(
     `weight` sees one pair at a time, so that it means the same for a tile of pairs as for all.
 
     Args:
-      weight: the weight of a pair, from its overlap.
+      weight: of one pair, from its overlap; finite and at least 0.
       shared: [A, R].
       anchor_size: [A, 1], or [1, R] where the anchors lie along the second axis.
       candidate_size: [1, R], or [A, 1].
@@ -142,18 +152,12 @@ def pair_weights(
     """
 
     def one(shared: Array, anchor_size: Array, candidate_size: Array) -> Array:
-        w = jnp.asarray(weight(Overlap(shared, anchor_size, candidate_size)))
-        if w.shape:
-            raise ValueError(f"weight must return one number a pair, got shape {w.shape} for one.")
-        return w.astype(shared.dtype)
+        return weight(Overlap(shared, anchor_size, candidate_size)).astype(shared.dtype)
 
-    squeezed = (shared, anchor_size.reshape(-1), candidate_size.reshape(-1))
     along_rows, along_columns = (0, 0, None), (0, None, 0)
     if anchor_size.shape[1] != 1:
         along_rows, along_columns = along_columns, along_rows
-    try:
-        w = jax.vmap(jax.vmap(one, along_columns), along_rows)(*squeezed)
-    except Exception as error:
-        error.add_note("weight is given one pair at a time: shared and both sizes are scalars.")
-        raise
+    w = jax.vmap(jax.vmap(one, along_columns), along_rows)(
+        shared, anchor_size.reshape(-1), candidate_size.reshape(-1)
+    )
     return jnp.where(where, w, 0)

@@ -19,15 +19,19 @@ from sdjax.exchange import Route
 from sdjax.labels import is_known
 from sdjax.overlaps import tile_labels
 from sdjax.pairs import Method, Pairs, Statistics
+from sdjax.relations import Overlap
 from sdjax.tiles import LARGEST_PLAIN, Slopes
 
 Array = jax.Array
 
 
 class Config(NamedTuple):
-    """What is known when the loss is traced."""
+    """What is known when the loss is traced.
 
-    method: Method
+    The weight of `method` takes what it captured, of `Known`, as further arguments.
+    """
+
+    method: Any
     normalize: bool
     mutual: bool
     plain: bool | None
@@ -48,6 +52,7 @@ class Known(NamedTuple):
     rows: Facts
     columns: Facts | None
     values: tuple[Array, ...]
+    captured: tuple[Array, ...]
 
 
 def tiled(pairs: Pairs, method: Method) -> Statistics:
@@ -71,13 +76,18 @@ def _tiled(pairs: Pairs, method: Method, route: Route) -> Statistics:
     plain = None
     if pairs.normalize and is_known(pairs.temperature):
         plain = 1 / float(np.asarray(pairs.temperature)) <= LARGEST_PLAIN
-    config = Config(method, pairs.normalize, pairs.self_contrast, plain, route)
+    # What a weight of one's own closes over is handed on with the labels: no gradient flows to it.
+    numbers = Overlap(*(jnp.zeros((), pairs.dtype) for _ in Overlap._fields))
+    weight, captured = jax.closure_convert(method.weight, numbers)
+    config = Config(
+        method._replace(weight=weight), pairs.normalize, pairs.self_contrast, plain, route
+    )
     columns = None if pairs.self_contrast else pairs.candidates.z
-    arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method)
+    arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method, tuple(captured))
     return _statistics(config, *collectives.varying(arrays, arrays))
 
 
-def _known(pairs: Pairs, method: Method) -> Known:
+def _known(pairs: Pairs, method: Method, captured: tuple[Array, ...]) -> Known:
     anchors, candidates, dtype = pairs.anchors, pairs.candidates, pairs.dtype
     values, shares = (), ()
     if method.balance_labels:
@@ -88,11 +98,13 @@ def _known(pairs: Pairs, method: Method) -> Known:
 
     if pairs.self_contrast:
         (labels,) = tile_labels(anchors.labels)
-        return Known(facts(anchors, labels, anchors.where, candidates.where, shares), None, values)
+        return Known(
+            facts(anchors, labels, anchors.where, candidates.where, shares), None, values, captured
+        )
     labels, other_labels = tile_labels(anchors.labels, candidates.labels)
     rows = facts(anchors, labels, anchors.where, anchors.where, shares)
     columns = facts(candidates, other_labels, candidates.where, candidates.where, ())
-    return Known(rows, columns, values)
+    return Known(rows, columns, values, captured)
 
 
 def _balance(pairs: Pairs) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -141,7 +153,20 @@ def _backward(config: Config, saved: tuple, cotangent: Statistics) -> tuple[Embe
     if columns is not None and of_columns is not None:
         of_columns, more = finish(columns, of_columns)
         of_temperature += more
-    return Embeddings(of_rows, of_columns, of_temperature), None
+    return _only_once(Embeddings(of_rows, of_columns, of_temperature)), None
+
+
+@jax.custom_jvp
+def _only_once(gradient: Embeddings) -> Embeddings:
+    """The gradient, of which there is no derivative."""
+    return gradient
+
+
+@_only_once.defjvp
+def _no_second_derivative(primals, tangents):
+    raise NotImplementedError(
+        "the tiled loss has no second derivative: use implementation='dense' for it."
+    )
 
 
 _statistics.defvjp(_forward, _backward)
@@ -165,4 +190,9 @@ def _blocks(
         if config.route.axes:
             longest = lax.pmax(longest, config.route.axes)
         plain = longest.prod() <= LARGEST_PLAIN
-    return Task(config.method, known.values, plain, config.mutual), rows, columns
+
+    def weight(o: Overlap) -> Array:
+        return config.method.weight(o, *known.captured)
+
+    method = config.method._replace(weight=weight)
+    return Task(method, known.values, plain, config.mutual), rows, columns

@@ -276,20 +276,36 @@ def test_unknown_normalizer(function):
     raises(ValueError, words, function, Z, LABELS, normalizer="positive")
 
 
-@pytest.mark.parametrize(
-    "weight,came",
-    [
-        (lambda o: o.anchor_size, "(6, 1)"),
-        (lambda o: o.candidate_size, "(1, 6)"),
-        (lambda o: 1.0, "()"),
-        (lambda o: o.shared[..., None], "(6, 6, 1)"),
-    ],
-)
-def test_own_weight_of_wrong_shape(weight, came):
-    words = ["weight", "(6, 6)", came]
-    raises(ValueError, words, sdjax.contrastive_loss, Z, LABELS, weight=weight)
-    jitted = jax.jit(lambda z: sdjax.contrastive_loss(z, LABELS, weight=weight))
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_own_weight_that_is_no_scalar(implementation):
+    kwargs = {"weight": lambda o: o.shared[..., None], "implementation": implementation}
+    words = ["weight", "one pair", "(1,)"]
+    raises(ValueError, words, sdjax.contrastive_loss, Z, LABELS, **kwargs)
+    jitted = jax.jit(lambda z: sdjax.contrastive_loss(z, LABELS, **kwargs))
     raises(ValueError, words, jitted, Z)
+
+
+@pytest.mark.parametrize("implementation", ["dense", "tiled"])
+def test_own_weight_that_looks_at_other_pairs(implementation):
+    with pytest.raises(ValueError, match="axis 1") as info:
+        sdjax.contrastive_loss(
+            Z,
+            LABELS,
+            weight=lambda o: o.shared / o.shared.sum(axis=1, keepdims=True),
+            implementation=implementation,
+        )
+    assert any("one pair at a time" in note for note in info.value.__notes__)
+
+
+@pytest.mark.parametrize(
+    "weight", [lambda o: o.anchor_size, lambda o: o.candidate_size, lambda o: 1.0]
+)
+def test_own_weight_of_sizes_or_constant(weight):
+    dense, tiled = (
+        sdjax.contrastive_loss(Z, LABELS, weight=weight, implementation=name)
+        for name in ("dense", "tiled")
+    )
+    np.testing.assert_allclose(tiled, dense, rtol=1e-10)
 
 
 BAD_CLASS_IDS = {

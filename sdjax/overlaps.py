@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from sdjax import collectives
 from sdjax import labels as labels_lib
 from sdjax.labels import LabelIndices, Labels
 
@@ -55,6 +56,7 @@ class Bits:
             return total + of_word(row_word, lax.dynamic_index_in_dim(columns, k, 0, False))
 
         zeros = jnp.zeros((len(self.words), columns.shape[1]), jnp.int32)
+        zeros = collectives.varying(zeros, self.words, columns)
         return lax.fori_loop(0, num_words, step, zeros).astype(dtype)
 
     def balanced(self, columns: Array, values: Array) -> Array:
@@ -142,14 +144,16 @@ class Lists:
             return jnp.stack(added)
 
         planes = jnp.zeros((length.bit_length(), num, columns.rows.shape[1]), jnp.uint32)
+        planes = collectives.varying(planes, indices, columns)
         planes = lax.fori_loop(0, (longest + CHUNK - 1) // CHUNK, step, planes)
 
         def unpacked() -> Array:
             total = sum(_bits(plane) << jnp.uint32(p) for p, plane in enumerate(planes))
             return jnp.asarray(total).astype(jnp.int32).astype(dtype)[:, : columns.num_columns]
 
+        nothing = collectives.varying(jnp.zeros((num, columns.num_columns), dtype), planes)
         # A branch of its own is computed once, not again wherever it is used.
-        return lax.cond(longest > 0, unpacked, lambda: jnp.zeros((num, columns.num_columns), dtype))
+        return lax.cond(longest > 0, unpacked, lambda: nothing)
 
     def balanced(self, columns: Table, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
@@ -162,6 +166,7 @@ class Lists:
             return total + jnp.where(_bits(carrier) != 0, value, 0)[:, :num]
 
         zeros = jnp.zeros((len(self.indices), num), values.dtype)
+        zeros = collectives.varying(zeros, carriers, of_rows)
         return lax.fori_loop(0, self.indices.shape[1], step, zeros)
 
 

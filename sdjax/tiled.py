@@ -52,7 +52,7 @@ class Known(NamedTuple):
     rows: Facts
     columns: Facts | None
     values: tuple[Array, ...]
-    captured: tuple[Array, ...]
+    captured: tuple[Array, ...] = ()
 
 
 def tiled(pairs: Pairs, method: Method) -> Statistics:
@@ -76,18 +76,18 @@ def _tiled(pairs: Pairs, method: Method, route: Route) -> Statistics:
     plain = None
     if pairs.normalize and is_known(pairs.temperature):
         plain = 1 / float(np.asarray(pairs.temperature)) <= LARGEST_PLAIN
-    # What a weight of one's own closes over is handed on with the labels: no gradient flows to it.
-    numbers = Overlap(*(jnp.zeros((), pairs.dtype) for _ in Overlap._fields))
-    weight, captured = jax.closure_convert(method.weight, numbers)
-    config = Config(
-        method._replace(weight=weight), pairs.normalize, pairs.self_contrast, plain, route
-    )
     columns = None if pairs.self_contrast else pairs.candidates.z
-    arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method, tuple(captured))
-    return _statistics(config, *collectives.varying(arrays, arrays))
+    arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method)
+    embeddings, known = collectives.varying(arrays, arrays)
+    # What a weight of one's own closes over is handed on as an argument: no gradient flows to it.
+    scalar = collectives.varying(jnp.zeros((), pairs.dtype), embeddings)
+    weight, captured = jax.closure_convert(method.weight, Overlap(scalar, scalar, scalar))
+    method = method._replace(weight=weight)
+    config = Config(method, pairs.normalize, pairs.self_contrast, plain, route)
+    return _statistics(config, embeddings, known._replace(captured=tuple(captured)))
 
 
-def _known(pairs: Pairs, method: Method, captured: tuple[Array, ...]) -> Known:
+def _known(pairs: Pairs, method: Method) -> Known:
     anchors, candidates, dtype = pairs.anchors, pairs.candidates, pairs.dtype
     values, shares = (), ()
     if method.balance_labels:
@@ -98,13 +98,11 @@ def _known(pairs: Pairs, method: Method, captured: tuple[Array, ...]) -> Known:
 
     if pairs.self_contrast:
         (labels,) = tile_labels(anchors.labels)
-        return Known(
-            facts(anchors, labels, anchors.where, candidates.where, shares), None, values, captured
-        )
+        return Known(facts(anchors, labels, anchors.where, candidates.where, shares), None, values)
     labels, other_labels = tile_labels(anchors.labels, candidates.labels)
     rows = facts(anchors, labels, anchors.where, anchors.where, shares)
     columns = facts(candidates, other_labels, candidates.where, candidates.where, ())
-    return Known(rows, columns, values, captured)
+    return Known(rows, columns, values)
 
 
 def _balance(pairs: Pairs) -> tuple[tuple[Array, ...], tuple[Array, ...]]:

@@ -1,4 +1,4 @@
-"""The tiled core, over several tiles, against the loops of `numpy_reference`; and what it refuses."""
+"""The tiled core, over several tiles, against the loops of `numpy_reference`."""
 
 import itertools
 

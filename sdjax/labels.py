@@ -74,8 +74,8 @@ def sizes(labels: Labels, dtype: jnp.dtype) -> Array:
     if isinstance(labels, LabelIndices):
         present = unique_indices(labels) < labels.num_classes
     else:
-        present = jnp.asarray(labels).astype(bool)
-    return present.sum(axis=1, dtype=dtype)
+        present = jnp.asarray(labels)
+    return present.astype(dtype).sum(axis=1)
 
 
 def counts(labels: Labels, where: Array, dtype: jnp.dtype) -> Array:
@@ -84,8 +84,7 @@ def counts(labels: Labels, where: Array, dtype: jnp.dtype) -> Array:
         indices = unique_indices(labels)
         rows = jnp.broadcast_to(where[:, None], indices.shape).astype(dtype)
         return jnp.zeros(labels.num_classes, dtype).at[indices].add(rows, mode="drop")
-    present = jnp.asarray(labels).astype(bool) & where[:, None]
-    return present.sum(axis=0, dtype=dtype)
+    return jnp.where(where[:, None], jnp.asarray(labels).astype(dtype), 0).sum(axis=0)
 
 
 def num_rows(labels: Labels) -> int:

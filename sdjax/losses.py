@@ -127,6 +127,7 @@ def contrastive_loss(
     References:
       Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
     """
+    own_weight = not isinstance(weight, str)
     if isinstance(weight, str):
         weight = relations.WEIGHTS[one_of("weight", weight, relations.WEIGHTS)]
     elif not callable(weight):
@@ -134,7 +135,7 @@ def contrastive_loss(
     else:
         weight = sound(weight)
     one_of("normalizer", normalizer, get_args(Normalizer))
-    method = Method(weight, normalizer)
+    method = Method(weight, normalizer, own_weight=own_weight)
     return _loss(method, z, labels, candidates, candidate_labels, **options)
 
 

@@ -22,6 +22,8 @@ BITS = 32
 MOST_LABELS_AS_BITS = 128
 # Labels of a row that are counted in one step.
 CHUNK = 16
+# Rows of multi-hot labels that are converted at once.
+CONVERTED_ROWS = 64
 # The longest lists that multi-hot labels are turned into.
 LONGEST_LIST = 32
 
@@ -258,11 +260,17 @@ def _as_bits(labels: Labels) -> Bits:
 
 
 def _bits_or_lists(labels: Array) -> BitsOrLists:
-    labels, num_classes = labels.astype(bool), labels.shape[1]
-    bits = Bits(_pack(labels))
+    num_classes = labels.shape[1]
     length = min(LONGEST_LIST, num_classes)
-    fits = labels.sum(axis=1, dtype=jnp.int32) <= length
-    return BitsOrLists(bits, Lists(_list(bits.words, length, num_classes), num_classes), fits)
+
+    def of_row(row: Array) -> tuple[Array, Array, Array]:
+        words = _pack(row[None].astype(bool))
+        fits = lax.population_count(words).sum(dtype=jnp.uint32) <= length
+        return words[0], _list(words, length, num_classes)[0], fits
+
+    # A few rows at a time: on the way, a label takes far more than a bit.
+    words, lists, fits = lax.map(of_row, labels, batch_size=CONVERTED_ROWS)
+    return BitsOrLists(Bits(words), Lists(lists, num_classes), fits)
 
 
 def _pack(labels: Array) -> Array:

@@ -51,12 +51,14 @@ class Method(NamedTuple):
       normalizer: what divides an anchor's sum over its positives.
       balance_labels: count a shared label as 1 / (candidates of the anchor that carry it).
       form: "out" or "in".
+      own_weight: `weight` is a user's, and may close over traced arrays.
     """
 
     weight: Weight
     normalizer: Normalizer = "positives"
     balance_labels: bool = False
     form: Form = "out"
+    own_weight: bool = False
 
 
 class Statistics(NamedTuple):

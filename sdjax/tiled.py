@@ -79,10 +79,12 @@ def _tiled(pairs: Pairs, method: Method, route: Route) -> Statistics:
     columns = None if pairs.self_contrast else pairs.candidates.z
     arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method)
     embeddings, known = collectives.varying(arrays, arrays)
-    # What a weight of one's own closes over is handed on as an argument: no gradient flows to it.
-    scalar = collectives.varying(jnp.zeros((), pairs.dtype), embeddings)
-    weight, captured = jax.closure_convert(method.weight, Overlap(scalar, scalar, scalar))
-    method = method._replace(weight=weight)
+    captured = ()
+    if method.own_weight:
+        # What it closes over is handed on as arguments: no gradient flows to them.
+        scalar = collectives.varying(jnp.zeros((), pairs.dtype), embeddings)
+        weight, captured = jax.closure_convert(method.weight, Overlap(scalar, scalar, scalar))
+        method = method._replace(weight=weight)
     config = Config(method, pairs.normalize, pairs.self_contrast, plain, route)
     return _statistics(config, embeddings, known._replace(captured=tuple(captured)))
 
@@ -170,6 +172,10 @@ def _no_second_derivative(primals, tangents):
 _statistics.defvjp(_forward, _backward)
 
 
+def _with_captured(weight: Any, captured: tuple[Array, ...], o: Overlap) -> Array:
+    return weight(o, *captured)
+
+
 def _blocks(
     config: Config, embeddings: Embeddings, known: Known
 ) -> tuple[Task, Block, Block | None]:
@@ -189,8 +195,8 @@ def _blocks(
             longest = lax.pmax(longest, config.route.axes)
         plain = longest.prod() <= LARGEST_PLAIN
 
-    def weight(o: Overlap) -> Array:
-        return config.method.weight(o, *known.captured)
-
-    method = config.method._replace(weight=weight)
+    method: Method = config.method
+    if known.captured:
+        weight = functools.partial(_with_captured, config.method.weight, known.captured)
+        method = method._replace(weight=weight)
     return Task(method, known.values, plain, config.mutual), rows, columns

@@ -1,6 +1,6 @@
 """The limit: the matrix products of a tiled loss and nothing else, 4·B²·D operations.
 
-Over the upper triangle of tiles: one pass makes S = Z_i Z_jᵀ, a second makes it again and from it
+Over the upper triangle of sdjax's own tiles: one pass makes S = Z_i Z_jᵀ, a second makes it again and from it
 both directions of a gradient, S Z_j and Sᵀ Z_i. A loss with exponentials and labels between them
 cannot be faster by the same tiles. Tiles on the diagonal are made in full, which adds half to that
 count where there are two by two tiles, and little where there are many.
@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from peers.step import Step, jax_step
+from sdjax import blocks
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
@@ -63,9 +64,8 @@ def prepare(
     temperature: float,
     *,
     dtype: str = "float32",
-    tile: int = 512,
 ) -> Step:
     del labels, num_classes, temperature
-    tile = min(tile, len(z))
+    _, tile = blocks.tiling(len(z))
     z = z[: len(z) // tile * tile]
     return jax_step(jax.jit(functools.partial(products, tile=tile)), jnp.asarray(z, dtype))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from sdjax import collectives, overlaps, tiles
@@ -127,7 +128,7 @@ def longest(block: Block) -> Array:
 
     (count, size), dtype = tiling(len(block.z)), block.factor.dtype
     zero = collectives.varying(jnp.zeros((), dtype), block)
-    return lax.fori_loop(jnp.int32(0), jnp.int32(count), norms, zero)
+    return lax.fori_loop(np.int32(0), np.int32(count), norms, zero)
 
 
 class Task(NamedTuple):
@@ -221,7 +222,7 @@ def gradient_to_z(
         return lax.dynamic_update_slice_in_dim(of_z, tile, start, 0), of_temperature + more
 
     zero = collectives.varying(jnp.zeros_like(temperature), of_y)
-    of_z, of_temperature = lax.fori_loop(jnp.int32(0), jnp.int32(count), step, (of_y, zero))
+    of_z, of_temperature = lax.fori_loop(np.int32(0), np.int32(count), step, (of_y, zero))
     return of_z.astype(block.z.dtype), of_temperature
 
 
@@ -263,10 +264,10 @@ def _sweep(
 
         by_row, by_column = carry
         fresh = None if columns is not None and by_column is None else none(column_size)
-        number = j + 1 if columns is None else jnp.int32(row_tiles)
+        number = j + 1 if columns is None else np.int32(row_tiles)
         if part is not None:
             number = (number - (j + part) % 2 + 1) // 2
-        by_row, found = lax.fori_loop(jnp.int32(0), number, row_step, (by_row, fresh))
+        by_row, found = lax.fori_loop(np.int32(0), number, row_step, (by_row, fresh))
         if columns is None:
             # The columns are rows: both add to one total.
             return into(by_row, j, found, num_columns, column_size), by_column
@@ -274,7 +275,7 @@ def _sweep(
             by_column = into(by_column, j, found, num_columns, column_size)
         return by_row, by_column
 
-    return lax.fori_loop(jnp.int32(0), jnp.int32(column_tiles), column_step, to)
+    return lax.fori_loop(np.int32(0), np.int32(column_tiles), column_step, to)
 
 
 def _before(i: Array, j: Array, size: int, num: int) -> Array:

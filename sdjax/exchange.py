@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from sdjax import blocks, collectives
@@ -140,7 +141,7 @@ def _around(
         return following, meet(block, totals, None)
 
     block = collectives.rotate(traveller, axis, 1)
-    block, totals = lax.fori_loop(1, steps, step, (block, totals))
+    block, totals = lax.fori_loop(np.int32(1), np.int32(steps), step, (block, totals))
     total, found = meet(block, totals, part)
     return total, collectives.rotate(found, axis, -steps)
 
@@ -165,7 +166,7 @@ def _meet(
             return _visit(quantity, rows, block, k, carry, part)
 
         number = len(block.z) // len(rows.z)
-        total, found = lax.fori_loop(jnp.int32(0), jnp.int32(number), step, (total, found))
+        total, found = lax.fori_loop(np.int32(0), np.int32(number), step, (total, found))
     return total, quantity.scatter(found, gather) if for_columns and gather else found
 
 
@@ -181,7 +182,7 @@ def _meet_half(quantity: Quantity, rows: Block, gather: tuple[str, ...], total: 
         return _visit(quantity, rows, everyone, (place - k) % size, carry, None)
 
     carry = total, quantity.none(len(everyone.z))
-    carry = lax.fori_loop(jnp.int32(1), jnp.int32((size + 1) // 2), step, carry)
+    carry = lax.fori_loop(np.int32(1), np.int32((size + 1) // 2), step, carry)
     if size % 2 == 0:
         facing = (place + size // 2) % size
         carry = _visit(quantity, rows, everyone, facing, carry, _later_half(gather))

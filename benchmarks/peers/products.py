@@ -1,9 +1,9 @@
 """The limit: the matrix products of a tiled loss and nothing else, 4·B²·D operations.
 
-Over the upper triangle of sdjax's own tiles: one pass makes S = Z_i Z_jᵀ, a second makes it again and from it
-both directions of a gradient, S Z_j and Sᵀ Z_i. A loss with exponentials and labels between them
-cannot be faster by the same tiles. Tiles on the diagonal are made in full, which adds half to that
-count where there are two by two tiles, and little where there are many.
+Over the upper triangle of sdjax's own tiles: one pass makes S = Z_i Z_jᵀ, a second makes it again
+and from it both directions of a gradient, S Z_j and Sᵀ Z_i. A loss with exponentials and labels
+between them cannot be faster by the same tiles. Tiles on the diagonal are made in full, which adds
+half to that count where there are two by two tiles, and little where there are many.
 """
 
 import functools

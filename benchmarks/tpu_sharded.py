@@ -1,0 +1,138 @@
+"""What the loss of a sharded batch costs each TPU of a pod. Needs no TPU.
+
+    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/tpu_sharded.py
+
+Value and gradient are compiled ahead of time for each topology (`pip install 'jax[tpu]'`). The peak
+is the compiler's, arguments and results included. Operations of matrix products, and bytes that a
+device sends, are counted in the traced program, loops times their rounds; the rounds of a
+triangle's rows, which vary, count by their mean.
+"""
+
+import functools
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import app, flags
+from jax.experimental import topologies
+from jax.extend.core import ClosedJaxpr, Jaxpr
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import sdjax
+from sdjax import blocks
+
+TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPU chips.")
+BATCHES = flags.DEFINE_list("batches", ["32768", "262144", "1048576"], "Rows over all devices.")
+IMPLEMENTATIONS = flags.DEFINE_list("implementations", ["ring"], "Of the loss.")
+DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of the embeddings.")
+DEPTH = flags.DEFINE_integer("depth", 512, "Numbers in an embedding.")
+CLASSES = flags.DEFINE_integer("classes", 8921, "Number of labels.")
+LABELS = flags.DEFINE_integer("labels", 16, "Most labels of a row, given as lists.")
+GATHER = flags.DEFINE_integer("gather", 1, "Neighbours whose rows are gathered.")
+
+HEADER = (
+    "| devices | batch | rows a device | implementation | peak MB | GFLOP | of 4·B²·D/N | "
+    "MB sent: ring | gathered | scattered | compile s |\n"
+    "|---|---|---|---|---|---|---|---|---|---|---|"
+)
+SENDS = {
+    "ppermute": "ring",
+    "all_gather": "gathered",
+    "all_gather_invariant": "gathered",
+    "reduce_scatter": "scattered",
+    "psum_scatter": "scattered",
+}
+
+
+def main(argv: list[str]) -> None:
+    del argv
+    print(HEADER)
+    for topology in TOPOLOGIES.value:
+        chips = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
+        grid = (len(chips) // GATHER.value, GATHER.value)
+        mesh = jax.make_mesh(grid, ("ring", "near"), (AxisType.Auto,) * 2, devices=chips)
+        for batch in map(int, BATCHES.value):
+            for implementation in IMPLEMENTATIONS.value:
+                cells = [topology, f"{batch:,}", f"{batch // len(chips):,}", implementation]
+                cells += measure(mesh, batch, implementation)
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[str]:
+    """Cells of one row of the table."""
+    axes = mesh.axis_names if GATHER.value > 1 else mesh.axis_names[0]
+    spec = P(axes)
+    rows = NamedSharding(mesh, spec)
+    z = jax.ShapeDtypeStruct((batch, DEPTH.value), jnp.dtype(DTYPE.value), sharding=rows)
+    indices = jax.ShapeDtypeStruct((batch, LABELS.value), jnp.int32, sharding=rows)
+    labels = sdjax.LabelIndices(indices, CLASSES.value)
+
+    def local(z: jax.Array, labels: sdjax.LabelIndices) -> Any:
+        def loss(z: jax.Array) -> jax.Array:
+            return sdjax.sd_loss(z, labels, axis_name=axes, implementation=implementation)
+
+        return jax.value_and_grad(loss)(z)
+
+    run = jax.shard_map(
+        local, mesh=mesh, in_specs=(spec, spec), out_specs=(P(), spec), check_vma=False
+    )
+    traced = jax.jit(run).trace(z, labels)
+    tiles, _ = blocks.tiling(batch // mesh.size)
+    count = functools.partial(counted, triangle=(tiles + 1) / 2)
+    counts = count(traced.jaxpr)
+    start = time.perf_counter()
+    memory = traced.lower().compile().memory_analysis()
+    seconds = time.perf_counter() - start
+    ideal = 4 * batch**2 * DEPTH.value / mesh.size
+    sent = [f"{counts[kind] / 1e6:,.0f}" for kind in ("ring", "gathered", "scattered")]
+    return [
+        f"{memory.peak_memory_in_bytes / 1e6:,.0f}",
+        f"{counts['flop'] / 1e9:,.0f}",
+        f"{counts['flop'] / ideal:.2f}",
+        *sent,
+        f"{seconds:.0f}",
+    ]
+
+
+def counted(jaxpr: ClosedJaxpr | Jaxpr, triangle: float) -> dict[str, float]:
+    """Operations of matrix products, and bytes that a device sends, of one device's program."""
+    totals = dict.fromkeys(("flop", *SENDS.values()), 0.0)
+    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
+    for equation in jaxpr.eqns:
+        name, params = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = params["dimension_numbers"]
+            depth = np.prod([equation.invars[0].aval.shape[k] for k in contracted])
+            totals["flop"] += 2 * float(np.prod(equation.outvars[0].aval.shape) * depth)
+        elif name in SENDS:
+            # The larger side is what passes through a device's links, less its own part.
+            sizes = [nbytes(v.aval) for v in (*equation.invars, *equation.outvars)]
+            totals[SENDS[name]] += max(sizes)
+        rounds = {"scan": params.get("length"), "while": triangle}.get(name, 1)
+        branches = [counted(inner, triangle) for inner in programs(params)]
+        for kind in totals:
+            found = [branch[kind] for branch in branches]
+            # Of the branches of a condition, one runs.
+            totals[kind] += rounds * (max(found, default=0) if name == "cond" else sum(found))
+    return totals
+
+
+def programs(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
+    """The programs inside an operation."""
+    flat = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
+    return [x for x in flat if isinstance(x, ClosedJaxpr | Jaxpr)]
+
+
+def nbytes(aval: Any) -> int:
+    return int(np.prod(aval.shape)) * aval.dtype.itemsize
+
+
+if __name__ == "__main__":
+    app.run(main)

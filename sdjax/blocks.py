@@ -195,10 +195,10 @@ def add_gradient(
 
 
 def gradient_to_z(
-    block: Block, of_y: Array, normalize: bool, temperature: Array
+    z: Array, factor: Array, of_y: Array, normalize: bool, temperature: Array
 ) -> tuple[Array, Array]:
     """Derivatives to z [N, D] and to the temperature, from those to y [N, D]."""
-    count, size = tiling(len(block.z))
+    count, size = tiling(len(z))
 
     def embedded(z: Array, temperature: Array) -> Array:
         z = z.astype(temperature.dtype)
@@ -207,15 +207,15 @@ def gradient_to_z(
     def step(k: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         # Tile by tile, so that no other array of this size is made.
         of_z, of_temperature = carry
-        start, new = _start(k, size, len(block.z))
-        z, factor, of_tile = (
-            lax.dynamic_slice_in_dim(x, start, size) for x in (block.z, block.factor, of_z)
+        start, new = _start(k, size, len(z))
+        z_tile, factor_tile, of_tile = (
+            lax.dynamic_slice_in_dim(x, start, size) for x in (z, factor, of_z)
         )
-        _, scale = factored(z, factor)
+        _, scale = factored(z_tile, factor_tile)
         of_embedded = jnp.where(new[:, None], of_tile, 0)
         if scale is not None:
             of_embedded = of_embedded / jnp.where(scale > 0, scale, 1)[:, None]
-        _, pull = jax.vjp(embedded, z.astype(of_z.dtype), temperature)
+        _, pull = jax.vjp(embedded, z_tile.astype(of_z.dtype), temperature)
         tile, more = pull(of_embedded)
         # Rows of the tile before are done.
         tile = jnp.where(new[:, None], tile, of_tile)
@@ -223,7 +223,7 @@ def gradient_to_z(
 
     zero = collectives.varying(jnp.zeros_like(temperature), of_y)
     of_z, of_temperature = lax.fori_loop(np.int32(0), np.int32(count), step, (of_y, zero))
-    return of_z.astype(block.z.dtype), of_temperature
+    return of_z.astype(z.dtype), of_temperature
 
 
 def _sweep(

@@ -48,11 +48,20 @@ def auto(pairs: Pairs, method: Method) -> Statistics:
     return tiled(pairs, method)
 
 
+def pallas(pairs: Pairs, method: Method) -> Statistics:
+    """`tiled` by TPU kernels."""
+    # Not before it is asked for: kernels take long to import.
+    from sdjax.kernels.core import pallas
+
+    return pallas(pairs, method)
+
+
 IMPLEMENTATIONS: dict[str, Implementation] = {
     "auto": auto,
     "dense": dense,
     "tiled": tiled,
     "ring": ring,
+    "pallas": pallas,
 }
 
 
@@ -114,7 +123,8 @@ def contrastive_loss(
         "ring" is "tiled" for a sharded batch, whose candidates travel around the (first) axis
         instead of being gathered on each device. "auto" takes "dense" up to 512 × 512 pairs on a
         device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. Only
-        "dense" has second derivatives and forward-mode differentiation.
+        "dense" has second derivatives and forward-mode differentiation. "pallas" is "tiled" by
+        kernels for TPU v5 and later.
 
     Returns:
       Scalar, or [B] for `reduction="none"`.

@@ -146,9 +146,11 @@ def _backward(config: Config, saved: tuple, cotangent: Statistics) -> tuple[Embe
     slopes = Slopes(lse, attraction, cotangent.lse, cotangent.attraction)
     rows = rows._replace(slopes=slopes)
     of_rows, of_columns = exchange.gradient(task, rows, columns, config.route)
-    finish = functools.partial(
-        blocks.gradient_to_z, normalize=config.normalize, temperature=embeddings.temperature
-    )
+
+    def finish(block: Block, of_y: Array) -> tuple[Array, Array]:
+        normalize, temperature = config.normalize, embeddings.temperature
+        return blocks.gradient_to_z(block.z, block.factor, of_y, normalize, temperature)
+
     of_rows, of_temperature = finish(rows, of_rows)
     if columns is not None and of_columns is not None:
         of_columns, more = finish(columns, of_columns)

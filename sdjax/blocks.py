@@ -160,15 +160,18 @@ def add_sums(
       part: 0 or 1 to sweep only that half of the tiles.
     """
 
-    def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Any, Any]:
-        tile = tiles.tile(row, column, task.method, task.values, live, task.mutual)
-        return tiles.sums(tile, task.method.form, task.plain)
-
     def none(num: int) -> Sums:
         empty = Sums.none(num, task.method, rows.factor.dtype)
         return collectives.varying(empty, rows)
 
-    return _sweep(rows, columns, step, Sums.add, none, to, part)
+    def run(plain: bool) -> tuple[Any, Any]:
+        def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Any, Any]:
+            tile = tiles.tile(row, column, task.method, task.values, live, task.mutual)
+            return tiles.sums(tile, task.method.form, plain)
+
+        return _sweep(rows, columns, step, Sums.add, none, to, part)
+
+    return _either(task.plain, run)
 
 
 def add_gradient(
@@ -183,15 +186,25 @@ def add_gradient(
     The arguments are those of `add_sums`; blocks carry their slopes.
     """
 
-    def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Array, Array]:
-        tile = tiles.tile(row, column, task.method, task.values, live, task.mutual)
-        return tiles.pulled(tiles.slope(tile, task.method.form, task.plain), row, column)
-
     def none(num: int) -> Array:
         zeros = jnp.zeros((num, rows.z.shape[1]), rows.factor.dtype)
         return collectives.varying(zeros, rows)
 
-    return _sweep(rows, columns, step, jnp.add, none, to, part)
+    def run(plain: bool) -> tuple[Any, Any]:
+        def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Array, Array]:
+            tile = tiles.tile(row, column, task.method, task.values, live, task.mutual)
+            return tiles.pulled(tiles.slope(tile, task.method.form, plain), row, column)
+
+        return _sweep(rows, columns, step, jnp.add, none, to, part)
+
+    return _either(task.plain, run)
+
+
+def _either(plain: Array | bool, run: Callable[[bool], Any]) -> Any:
+    """`run(plain)`; where that is not known, one whole sweep or the other."""
+    if isinstance(plain, bool):
+        return run(plain)
+    return lax.cond(plain, lambda: run(True), lambda: run(False))
 
 
 def gradient_to_z(

@@ -22,7 +22,7 @@ from sdjax.inputs import (
 )
 from sdjax.labels import Labels
 from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, Statistics, rows, sound
-from sdjax.relations import Weight
+from sdjax.relations import Overlap, Weight
 from sdjax.tiled import ring, tiled
 
 Array = jax.Array
@@ -225,8 +225,12 @@ def mulsupcon_loss(
       Zhang, Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
     """
     one_of("normalizer", normalizer, get_args(Normalizer))
-    method = Method(lambda o: o.shared, normalizer, balance_labels=True)
+    method = Method(_shared, normalizer, balance_labels=True)
     return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+
+def _shared(o: Overlap) -> Array:
+    return o.shared
 
 
 def jaccard_loss(
@@ -258,8 +262,14 @@ def jaccard_loss(
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1], got {threshold}.")
-    method = Method(functools.partial(relations.jaccard, threshold=threshold))
+    method = _jaccard(threshold)
     return _loss(method, z, labels, candidates, candidate_labels, **options)
+
+
+@functools.lru_cache(maxsize=64)
+def _jaccard(threshold: float) -> Method:
+    # One object for each threshold: compiled programs are found by it.
+    return Method(functools.partial(relations.jaccard, threshold=threshold))
 
 
 def _member(name: str, method: Method, summary: str) -> Callable[..., Array]:

@@ -1,5 +1,6 @@
 """What is contrasted with what, and from the sums over an anchor's candidates to its loss."""
 
+import functools
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
@@ -118,6 +119,7 @@ def rows(statistics: Statistics, pairs: Pairs, method: Method) -> Rows:
     )
 
 
+@functools.lru_cache(maxsize=64)
 def sound(weight: Weight) -> Weight:
     """A weight of one's own for one pair, but 0 where it is negative or not finite."""
 

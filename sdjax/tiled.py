@@ -15,7 +15,9 @@ from jax import lax
 from sdjax import blocks, collectives, exchange
 from sdjax import labels as labels_lib
 from sdjax.blocks import Block, Facts, Task
+from sdjax.dense import dense
 from sdjax.exchange import Route
+from sdjax.inputs import Side
 from sdjax.labels import is_known
 from sdjax.overlaps import tile_labels
 from sdjax.pairs import Method, Pairs, Statistics
@@ -28,7 +30,12 @@ Array = jax.Array
 class Config(NamedTuple):
     """What is known when the loss is traced.
 
-    The weight of `method` takes what it captured, of `Known`, as further arguments.
+    Attributes:
+      method: its weight takes what it captured, of `Known`, as further arguments.
+      normalize: see `Pairs`.
+      mutual: self-contrast.
+      plain: see `Task`; None if it is not known.
+      route: the way that blocks take between devices.
     """
 
     method: Any
@@ -73,20 +80,48 @@ def ring(pairs: Pairs, method: Method) -> Statistics:
 
 
 def _tiled(pairs: Pairs, method: Method, route: Route) -> Statistics:
+    if not len(pairs.anchors.z) or not len(pairs.candidates.z):
+        return dense(pairs, method)
     plain = None
     if pairs.normalize and is_known(pairs.temperature):
         plain = 1 / float(np.asarray(pairs.temperature)) <= LARGEST_PLAIN
-    columns = None if pairs.self_contrast else pairs.candidates.z
-    arrays = Embeddings(pairs.anchors.z, columns, pairs.tau), _known(pairs, method)
-    embeddings, known = collectives.varying(arrays, arrays)
     captured = ()
     if method.own_weight:
         # What it closes over is handed on as arguments: no gradient flows to them.
-        scalar = collectives.varying(jnp.zeros((), pairs.dtype), embeddings)
+        scalar = collectives.varying(jnp.zeros((), pairs.dtype), pairs.anchors.z)
         weight, captured = jax.closure_convert(method.weight, Overlap(scalar, scalar, scalar))
-        method = method._replace(weight=weight)
+        # Without any, the weight itself: whoever gives it again finds the program compiled.
+        method = method._replace(weight=weight if captured else method.weight)
     config = Config(method, pairs.normalize, pairs.self_contrast, plain, route)
-    return _statistics(config, embeddings, known._replace(captured=tuple(captured)))
+    candidates = pairs.candidates
+    if pairs.self_contrast:
+        masked = candidates.where is not pairs.anchors.where
+        candidates = candidates.where if masked else None
+    return _compiled(config, pairs.anchors, candidates, pairs.tau, tuple(captured))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(
+    config: Config,
+    anchors: Side,
+    candidates: Side | Array | None,
+    temperature: Array,
+    captured: tuple[Array, ...],
+) -> Statistics:
+    """Statistics of anchors over candidates: others, or themselves with a mask or without."""
+    others = anchors
+    if isinstance(candidates, Side):
+        others = candidates
+    elif candidates is not None:
+        others = anchors._replace(where=candidates)
+    axes = config.route.axes or None
+    pairs = Pairs(
+        anchors, others, config.mutual, config.normalize, temperature, temperature.dtype, axes
+    )
+    columns = None if config.mutual else others.z
+    arrays = Embeddings(anchors.z, columns, temperature), _known(pairs, config.method)
+    embeddings, known = collectives.varying(arrays, arrays)
+    return _statistics(config, embeddings, known._replace(captured=captured))
 
 
 def _known(pairs: Pairs, method: Method) -> Known:

@@ -209,17 +209,13 @@ def tile(
     return Tile(s, (forth, way(0, columns, rows.candidate[:, None] & columns.anchor[None, :])))
 
 
-def sums(t: Tile, form: Form, plain: Array | bool) -> tuple[Sums, Sums | None]:
+def sums(t: Tile, form: Form, plain: bool) -> tuple[Sums, Sums | None]:
     """Sums over the columns for the rows and, in a mutual tile, over the rows for the columns."""
-
-    def plainly() -> tuple[Sums, ...]:
+    if plain:
         e = jnp.exp(t.s)
-        return tuple(_plain_sums(t.s, e, way, form) for way in t.ways)
-
-    def shifted() -> tuple[Sums, ...]:
-        return tuple(_shifted_sums(t.s, way, form) for way in t.ways)
-
-    by_row, *by_column = _either(plain, plainly, shifted)
+        by_row, *by_column = (_plain_sums(t.s, e, way, form) for way in t.ways)
+    else:
+        by_row, *by_column = (_shifted_sums(t.s, way, form) for way in t.ways)
     return by_row, by_column[0] if by_column else None
 
 
@@ -249,7 +245,7 @@ def _shifted_sums(s: Array, way: Way, form: Form) -> Sums:
     return Sums(lse, attraction, weight.sum(axis), jnp.sign(weight).sum(axis))
 
 
-def slope(t: Tile, form: Form, plain: Array | bool) -> Array:
+def slope(t: Tile, form: Form, plain: bool) -> Array:
     """Derivative of the result to the similarities of the tile, [T, U].
 
     out: ∂/∂s_ij = a_i · e^{s_ij − lse_i} + b_i · w_ij
@@ -258,50 +254,37 @@ def slope(t: Tile, form: Form, plain: Array | bool) -> Array:
     with a_i and b_i those to lse_i and attraction_i; both ways add up.
     """
     ways = [(way, way.slopes) for way in t.ways if way.slopes is not None]
-
-    def pull(way: Way, slopes: Slopes) -> Array:
-        weight = way.weight
-        if form == "in":
-            difference = t.s - way.along(slopes.attraction)
-            weight = weight * jnp.exp(jnp.where(weight > 0, difference, -jnp.inf))
-        return way.along(slopes.of_attraction) * weight
-
-    def plain_push() -> Array:
-        # One exponential serves both ways.
-        factors = (
-            jnp.where(way.where, way.along(slopes.of_lse * jnp.exp(-slopes.lse)), 0)
-            for way, slopes in ways
-        )
-        return jnp.exp(t.s) * sum(factors)
-
-    def shifted_push() -> Array:
-        total = jnp.zeros_like(t.s)
-        for way, slopes in ways:
+    total = jnp.zeros_like(t.s)
+    for way, slopes in ways:
+        if plain:
+            factor = way.along(slopes.of_lse * jnp.exp(-slopes.lse))
+            total += jnp.where(way.where, factor, 0)
+        else:
             difference = jnp.where(way.where, t.s - way.along(slopes.lse), -jnp.inf)
             total += way.along(slopes.of_lse) * jnp.exp(difference)
-        return total
-
-    total = _either(plain, plain_push, shifted_push)
+    if plain:
+        # One exponential serves both ways.
+        total *= jnp.exp(t.s)
     for way, slopes in ways:
-        total += pull(way, slopes)
+        pull = way.weight
+        if form == "in":
+            difference = t.s - way.along(slopes.attraction)
+            pull = pull * jnp.exp(jnp.where(way.weight > 0, difference, -jnp.inf))
+        total += way.along(slopes.of_attraction) * pull
     return total
 
 
 def pulled(g: Array, rows: Side, columns: Side) -> tuple[Array, Array]:
     """Derivatives to `y` of the rows and of the columns, [T, D] and [U, D]."""
-    dtype = g.dtype
-    g = _scaled(g, rows, columns).astype(rows.y.dtype)
-    return product(g, columns.y, (1, 0), dtype), product(g, rows.y, (0, 0), dtype)
+    dtype, y, other_y = g.dtype, rows.y, columns.y
+    if y.dtype == jnp.float16:
+        # Its range is too small for the gradient of a large batch.
+        y, other_y = y.astype(dtype), other_y.astype(dtype)
+    g = _scaled(g, rows, columns).astype(y.dtype)
+    return product(g, other_y, (1, 0), dtype), product(g, y, (0, 0), dtype)
 
 
 def _scaled(x: Array, rows: Side, columns: Side) -> Array:
     if rows.scale is None or columns.scale is None:
         return x
     return x * rows.scale[:, None] * columns.scale[None, :]
-
-
-def _either(condition: Array | bool, yes: Callable[[], Any], no: Callable[[], Any]) -> Any:
-    """The branch that `condition` names; only that one is compiled where it is known."""
-    if isinstance(condition, bool):
-        return yes() if condition else no()
-    return lax.cond(condition, yes, no)

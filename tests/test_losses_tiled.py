@@ -10,7 +10,7 @@ import numpy_reference as reference
 import pytest
 
 import sdjax
-from sdjax import blocks, overlaps
+from sdjax import blocks, overlaps, tiled
 from sdjax.losses import AUTO_DENSE_PAIRS, IMPLEMENTATIONS
 
 ROWS, QUEUE, TILE = 70, 41, 32
@@ -303,7 +303,32 @@ def test_auto_is_dense_for_few_pairs_and_tiled_for_many():
     few = int(AUTO_DENSE_PAIRS**0.5)
     assert ("while" in jaxpr(few, "auto")) == ("while" in jaxpr(few, "dense")) is False
     assert "while" in jaxpr(few + 1, "auto")
-    assert set(IMPLEMENTATIONS) == {"auto", "dense", "tiled", "ring"}
+    assert set(IMPLEMENTATIONS) == {"auto", "dense", "tiled", "ring", "pallas"}
+
+
+def test_no_rows():
+    z, labels = jnp.zeros((0, 4)), jnp.zeros((0, 3), bool)
+    assert sdjax.sd_loss(z, labels, implementation="tiled") == 0
+    others = jnp.ones((3, 4)), jnp.ones((3, 3), bool)
+    assert sdjax.sd_loss(z, labels, *others, implementation="ring") == 0
+    assert sdjax.sd_loss(*others, z, labels, implementation="tiled") == 0
+
+
+def test_calls_outside_jit_compile_once():
+    z, matrix = jnp.ones((8, 4)), jnp.ones((8, 2), bool)
+
+    def weight(o):
+        return o.shared
+
+    def call():
+        for loss in (sdjax.jaccard_loss, sdjax.mulsupcon_loss, sdjax.sd_loss):
+            loss(z, matrix, implementation="tiled")
+        sdjax.contrastive_loss(z, matrix, weight=weight, implementation="tiled")
+
+    call()
+    programs = tiled._compiled._cache_size()
+    call()
+    assert tiled._compiled._cache_size() == programs
 
 
 def test_runs_agree_to_the_bit():

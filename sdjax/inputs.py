@@ -68,6 +68,15 @@ def check_mask(name: str, where: ArrayLike, num_rows: int) -> Array:
     return where
 
 
+def check_not_sharded(z: ArrayLike) -> None:
+    """Raises ValueError for rows that are typed as sharded, as those of an Explicit mesh are."""
+    if isinstance(z, jax.Array) and (axes := jax.typeof(z).sharding.spec[:1]) not in ((), (None,)):
+        raise ValueError(
+            f"z is sharded over {axes[0]!r} of an Explicit mesh: use the loss of the same name in "
+            f"sdjax.sharded with axis_name={axes[0]!r}."
+        )
+
+
 def check_same_space(anchors: Side, others: Side) -> None:
     if anchors.z.shape[1] != others.z.shape[1]:
         raise ValueError(

@@ -15,6 +15,7 @@ from sdjax.dense import dense
 from sdjax.inputs import (
     accumulation_dtype,
     check_mask,
+    check_not_sharded,
     check_same_space,
     check_temperature,
     class_labels,
@@ -408,6 +409,7 @@ def _loss(
     one_of("reduction", reduction, get_args(Reduction))
     one_of("implementation", implementation, IMPLEMENTATIONS)
     check_temperature(temperature)
+    check_not_sharded(z)
     anchors = candidates_side = prepare(("z", "labels", "where"), z, labels, where)
     if candidates is not None and candidate_labels is not None:
         names = ("candidates", "candidate_labels", "candidate_where")

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
 import sdjax
 
@@ -364,3 +366,15 @@ def test_infinite_weights_are_no_positives():
     empty[3] = 0
     loss = sdjax.contrastive_loss(Z, empty, weight=lambda o: 1 / o.candidate_size + 0 * o.shared)
     assert np.isfinite(loss)
+
+
+@pytest.mark.skipif(jax.device_count() < 2, reason="needs 2 devices")
+def test_rows_that_are_typed_as_sharded():
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Explicit,), devices=jax.devices()[:2])
+    with jax.set_mesh(mesh):
+        z = jax.device_put(Z, jax.NamedSharding(mesh, P("data")))
+        with pytest.raises(ValueError, match="sdjax.sharded with axis_name='data'"):
+            sdjax.sd_loss(z, LABELS)
+        np.testing.assert_allclose(
+            sdjax.sharded.sd_loss(z, LABELS, axis_name="data"), sdjax.sd_loss(Z, LABELS), rtol=1e-6
+        )

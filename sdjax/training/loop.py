@@ -42,7 +42,7 @@ def train_phase(
       NonFiniteLossError: naming the step; what was saved before it stays.
     """
     config, dataset = run.config, run.dataset
-    objective = make_objective(config, phase, run.graph, dataset.modality)
+    objective = make_objective(config, phase, run.graph, dataset.modality, run.mesh)
     train_step = make_train_step(phase, objective)
     validate = make_validate(
         objective, run.forward, dataset.validation, config.batch_size, run.mesh, phase

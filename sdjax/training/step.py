@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import Config, LossConfig
 from sdjax.data.augment import random_view
-from sdjax.losses import LOSSES
+from sdjax.training.mesh import DATA_AXIS, Mesh
 from sdjax.training.optimizer import learning_rate_schedule, make_optimizer
 from sdjax.training.phases import Phase
 from sdjax.training.state import TrainState, update_average
@@ -24,17 +25,25 @@ Objective = Callable[[nnx.State, nnx.State, Batch, Array | None], tuple[Array, M
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-def make_contrastive_loss(config: LossConfig) -> Callable[..., Array]:
-    """The loss of the family that `config` names, as a function of (z, labels, where)."""
-    name = one_of("loss", config.name, LOSSES)
+def make_contrastive_loss(config: LossConfig, mesh: Mesh) -> Callable[..., Array]:
+    """The loss of the family that `config` names, as a function of (z, labels, where).
+
+    On a mesh of several devices each holds its rows, and they exchange what the others need.
+    """
+    name = one_of("loss", config.name, losses.LOSSES)
     options: dict[str, Any] = {"temperature": config.temperature, "form": config.form}
+    options["implementation"] = config.implementation
+    family = losses.LOSSES
+    if mesh.size > 1:
+        family = sharded.LOSSES
+        options |= {"axis_name": DATA_AXIS, "mesh": mesh}
     if name == "jaccard":
         options["threshold"] = config.threshold
     if config.normalizer:
         if name != "mulsupcon":
             raise ValueError(f"loss.normalizer is for mulsupcon, not for {name!r}.")
         options["normalizer"] = config.normalizer
-    loss = functools.partial(LOSSES[name], **options)
+    loss = functools.partial(family[name], **options)
     if name != "supcon":
         return loss
 
@@ -53,14 +62,16 @@ def binary_cross_entropy(
     return jnp.where(where, rows, 0).sum() / jnp.maximum(where.sum(), 1)
 
 
-def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, modality: str) -> Objective:
+def make_objective(
+    config: Config, phase: Phase, graph: nnx.GraphDef, modality: str, mesh: Mesh
+) -> Objective:
     """The loss of a phase, as a function of (params, variables, batch, key) of one member.
 
     Two views of each example are drawn where the encoder learns; they are one batch of twice
     the size to the contrastive loss, in which an example's views are positives of each other.
     Without a key, examples are taken as they are and dropout is off.
     """
-    contrastive_loss = make_contrastive_loss(config.loss)
+    contrastive_loss = make_contrastive_loss(config.loss, mesh)
 
     def objective(
         params: nnx.State, variables: nnx.State, batch: Batch, key: Array | None

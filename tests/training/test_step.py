@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import AxisType
 
 from sdjax.config import Config, LossConfig
 from sdjax.losses import LOSSES
@@ -36,12 +37,16 @@ def toy_batch(padding=0):
     }
 
 
-def make(config, index=0):
+def one_device():
+    return jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+
+
+def make(config, index=0, mesh=None):
     phases = make_phases(config, steps_per_epoch=4)
     phase = phases[index]
     state = init_state(config, SHAPE, CLASSES, phase)
     graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
-    objective = make_objective(config, phase, graph, "vector")
+    objective = make_objective(config, phase, graph, "vector", mesh or one_device())
     return state, objective, make_train_step(phase, objective)
 
 
@@ -101,18 +106,16 @@ def test_members_learn_independently():
     assert np.abs(kernels[0][...] - kernels[1][...]).max() > 1e-3
 
 
-def test_eight_devices_equal_one():
-    config = toy_config()
+@pytest.mark.parametrize("implementation", ["auto", "ring"])
+def test_eight_devices_equal_one(implementation):
+    config = toy_config(loss=LossConfig(implementation=implementation))
     config.augment.feature_fill = "sample"
     results = []
-    for sharded in (False, True):
-        state, _, step = make(config)
-        batch = toy_batch(padding=5)
-        if sharded:
-            mesh = make_mesh()
-            assert mesh.size == 8
-            state = jax.device_put(state, replicated(mesh))
-            batch = jax.device_put(batch, batch_sharding(mesh))
+    assert make_mesh().size == 8
+    for mesh in (one_device(), make_mesh()):
+        state, _, step = make(config, mesh=mesh)
+        state = jax.device_put(state, replicated(mesh))
+        batch = jax.device_put(toy_batch(padding=5), batch_sharding(mesh))
         for _ in range(3):
             state, metrics = step(state, batch)
         results.append((jax.device_get(metrics), jax.device_get(state.params)))
@@ -184,7 +187,7 @@ def test_binary_cross_entropy_against_loops():
 )
 def test_loss_options_that_do_not_fit(options, text):
     with pytest.raises(ValueError, match=text):
-        make_contrastive_loss(LossConfig(**options))
+        make_contrastive_loss(LossConfig(**options), one_device())
 
 
 def test_loss_options_are_passed_on():
@@ -192,7 +195,8 @@ def test_loss_options_are_passed_on():
     labels, where = toy_batch()["labels"], jnp.ones(BATCH, bool)
 
     def value(**options):
-        return float(make_contrastive_loss(LossConfig(**options))(z, labels, where=where))
+        loss = make_contrastive_loss(LossConfig(**options), one_device())
+        return float(loss(z, labels, where=where))
 
     base = value()
     assert value(temperature=0.5) != base

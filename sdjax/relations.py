@@ -9,14 +9,14 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeGuard
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from sdjax import labels as labels_lib
+from sdjax import overlaps
 from sdjax.labels import LabelIndices, Labels
 
 Array = jax.Array
@@ -61,19 +61,13 @@ def overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype = jnp.float32)
 
 def unchecked_overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype) -> Overlap:
     """`overlap` of label sets that were checked before."""
-    if _one_label_each(anchors) and _one_label_each(candidates):
-        a, c = jnp.asarray(anchors.indices), jnp.asarray(candidates.indices).T
-        return Overlap(
-            shared=((a == c) & (a >= 0)).astype(dtype),
-            anchor_size=(a >= 0).astype(dtype),
-            candidate_size=(c >= 0).astype(dtype),
-        )
-    a, c = labels_lib.multi_hot(anchors, dtype), labels_lib.multi_hot(candidates, dtype)
-    return Overlap(
-        shared=shared_labels(a, c),
-        anchor_size=a.sum(axis=1)[:, None],
-        candidate_size=c.sum(axis=1)[None, :],
-    )
+    if isinstance(anchors, LabelIndices) or isinstance(candidates, LabelIndices):
+        rows, columns = overlaps.tile_labels(anchors, candidates)
+        shared = rows.shared(columns.columns(), dtype)
+    else:
+        shared = shared_labels(*(labels_lib.multi_hot(x, dtype) for x in (anchors, candidates)))
+    anchor_size, candidate_size = (labels_lib.sizes(x, dtype) for x in (anchors, candidates))
+    return Overlap(shared, anchor_size[:, None], candidate_size[None, :])
 
 
 def shared_labels(anchors: Array, candidates: Array) -> Array:
@@ -89,10 +83,6 @@ def check_same_classes(name: str, labels: Labels, other_name: str, other: Labels
             f"{name} and {other_name} must have the same number of labels, "
             f"got {num} and {other_num}."
         )
-
-
-def _one_label_each(labels: Labels) -> TypeGuard[LabelIndices]:
-    return isinstance(labels, LabelIndices) and np.shape(labels.indices)[1] == 1
 
 
 def relation(anchors: Labels, candidates: Labels) -> Array:

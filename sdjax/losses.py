@@ -30,7 +30,7 @@ Array = jax.Array
 Reduction = Literal["mean", "none"]
 
 # Up to this many pairs on a device the dense core is as fast, and compiles sooner.
-AUTO_DENSE_PAIRS = 256 * 256
+AUTO_DENSE_PAIRS = 512 * 512
 # Above this, gathered candidates take more memory than the ring takes time.
 AUTO_GATHERED_BYTES = 2**28
 
@@ -122,7 +122,7 @@ def contrastive_loss(
       implementation: "dense" holds all pairs at once. "tiled" holds a tile of them, and computes
         each pair of a batch with itself once: less time and far less memory for large batches.
         "ring" is "tiled" for a sharded batch, whose candidates travel around the (first) axis
-        instead of being gathered on each device. "auto" takes "dense" up to 256 × 256 pairs on a
+        instead of being gathered on each device. "auto" takes "dense" up to 512 × 512 pairs on a
         device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. Only
         "dense" has second derivatives and forward-mode differentiation. "pallas" is "tiled" by
         kernels for TPU v5 and later.

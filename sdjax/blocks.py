@@ -66,7 +66,7 @@ class Block(NamedTuple):
         def cut(x: Array) -> Array:
             return lax.dynamic_slice_in_dim(x, start, tile)
 
-        y, scale = factored(cut(self.z), cut(self.factor))
+        y, scale = factored(_rows(self.z, start, tile), cut(self.factor))
         labels = self.facts.labels.take(start, tile)
         return tiles.Side(
             y=y,
@@ -83,9 +83,18 @@ class Block(NamedTuple):
 
 def factors(z: Array, normalize: bool, temperature: Array) -> Array:
     """f [N] with s_ij = f_i · f_j · z_i · z_j."""
-    norms = (
-        inverse_norms(z, temperature.dtype) if normalize else jnp.ones(len(z), temperature.dtype)
-    )
+    ones = collectives.varying(jnp.ones(len(z), temperature.dtype), z)
+    if not normalize or not len(z):
+        return ones / jnp.sqrt(temperature)
+    count, size = tiling(len(z))
+
+    def step(k: Array, norms: Array) -> Array:
+        # Tile by tile, so that narrow embeddings are not widened all at once.
+        start, _ = _start(k, size, len(z))
+        of_tile = inverse_norms(_rows(z, start, size), norms.dtype)
+        return lax.dynamic_update_slice_in_dim(norms, of_tile, start, 0)
+
+    norms = lax.fori_loop(np.int32(0), np.int32(count), step, ones)
     return norms / jnp.sqrt(temperature)
 
 
@@ -98,6 +107,15 @@ def factored(z: Array, factor: Array) -> tuple[Array, Array | None]:
     power = jnp.where(factor > 0, jnp.ldexp(jnp.ones_like(factor), exponent), 0)
     y = (z.astype(factor.dtype) * power[:, None]).astype(z.dtype)
     return y, jnp.where(factor > 0, factor / jnp.where(factor > 0, power, 1), 0)
+
+
+def _rows(z: Array, start: Array, num: int) -> Array:
+    """Rows of the embeddings."""
+    if z.dtype.itemsize > 2:
+        return lax.dynamic_slice_in_dim(z, start, num)
+    # As whole numbers: XLA for CPU would widen all narrow floats before it cuts some.
+    whole = lax.bitcast_convert_type(z, jnp.uint16)
+    return lax.bitcast_convert_type(lax.dynamic_slice_in_dim(whole, start, num), z.dtype)
 
 
 def _start(number: Array, tile: int, num: int) -> tuple[Array, Array]:
@@ -221,9 +239,8 @@ def gradient_to_z(
         # Tile by tile, so that no other array of this size is made.
         of_z, of_temperature = carry
         start, new = _start(k, size, len(z))
-        z_tile, factor_tile, of_tile = (
-            lax.dynamic_slice_in_dim(x, start, size) for x in (z, factor, of_z)
-        )
+        z_tile = _rows(z, start, size)
+        factor_tile, of_tile = (lax.dynamic_slice_in_dim(x, start, size) for x in (factor, of_z))
         _, scale = factored(z_tile, factor_tile)
         of_embedded = jnp.where(new[:, None], of_tile, 0)
         if scale is not None:

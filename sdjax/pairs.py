@@ -125,7 +125,7 @@ def sound(weight: Weight) -> Weight:
 
     def sound_weight(o: Overlap) -> Array:
         try:
-            w = jnp.asarray(weight(o))
+            w = jnp.asarray(weight(o)).astype(o.shared.dtype)
         except Exception as error:
             error.add_note("weight is given one pair at a time: an Overlap of three scalars.")
             raise
@@ -156,7 +156,7 @@ def pair_weights(
     """
 
     def one(shared: Array, anchor_size: Array, candidate_size: Array) -> Array:
-        return weight(Overlap(shared, anchor_size, candidate_size)).astype(shared.dtype)
+        return weight(Overlap(shared, anchor_size, candidate_size))
 
     along_rows, along_columns = (0, 0, None), (0, None, 0)
     if anchor_size.shape[1] != 1:

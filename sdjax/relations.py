@@ -9,7 +9,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,8 @@ def overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype = jnp.float32)
 def unchecked_overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype) -> Overlap:
     """`overlap` of label sets that were checked before."""
     if isinstance(anchors, LabelIndices) or isinstance(candidates, LabelIndices):
-        rows, columns = overlaps.tile_labels(anchors, candidates)
-        shared = rows.shared(columns.columns(), dtype)
+        sides: Any = overlaps.tile_labels(anchors, candidates)
+        shared = sides[0].shared(sides[1].columns(), dtype)
     else:
         shared = shared_labels(*(labels_lib.multi_hot(x, dtype) for x in (anchors, candidates)))
     anchor_size, candidate_size = (labels_lib.sizes(x, dtype) for x in (anchors, candidates))

@@ -13,6 +13,9 @@ import sdjax
 from sdjax import losses
 from sdjax.kernels import core
 
+# Interpreted kernels are slow.
+pytestmark = pytest.mark.slow
+
 ROWS, QUEUE = 20, 9
 
 

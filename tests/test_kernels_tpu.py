@@ -13,6 +13,9 @@ from sdjax import relations
 from sdjax.kernels import tpu
 from sdjax.labels import LabelIndices
 
+# Interpreted kernels are slow.
+pytestmark = pytest.mark.slow
+
 FORMS = ("out", "in")
 CLASSES = 6
 INTERPRET = pltpu.InterpretParams(detect_races=True)

@@ -25,14 +25,15 @@ def grid(shape, kind=AxisType.Auto):
     return jax.make_mesh(shape, axes, axis_types=(kind,) * len(shape)), axes
 
 
-@pytest.mark.parametrize("shape", [(8,), (2, 4), (4, 2)], ids=str)
+@pytest.mark.parametrize("shape", [(8,), (4, 2)], ids=str)
 @pytest.mark.parametrize("implementation", ["tiled", "ring"])
 @pytest.mark.parametrize("mode", list(KEYS))
 def test_shard_map(mode, implementation, shape):
     w, batch = problem(mode)
     kind = AxisType.Explicit if shape == (4, 2) else AxisType.Auto
     mesh, axes = grid(shape, kind)
-    keys = KEYS[mode][shape == (8,) :: 2] if len(shape) > 1 else KEYS[mode]
+    # Half of the losses by each way.
+    keys = KEYS[mode][(shape == (8,)) ^ (implementation == "ring") :: 2]
     run = jax.shard_map(
         lambda w, batch: everything(keys, w, batch, axes, implementation=implementation),
         mesh=mesh,

@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from jax import lax
 from sdjax.labels import LabelIndices
 
 Array = jax.Array
-Form = Literal["out", "in"]
 
 LANES = 128
 SUBLANES = 8

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sdjax.kernels.sides import LANES, Form, Vectors
+from sdjax.kernels.sides import LANES, Vectors
+from sdjax.pairs import Form
 from sdjax.relations import Overlap, Weight
 
 Array = jax.Array

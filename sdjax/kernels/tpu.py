@@ -18,7 +18,6 @@ from sdjax.kernels import tile as tiles
 from sdjax.kernels.sides import (
     LANES,
     SUBLANES,
-    Form,
     Plan,
     Side,
     Stats,
@@ -32,6 +31,7 @@ from sdjax.kernels.sides import (
 )
 from sdjax.kernels.tile import START, State
 from sdjax.labels import LabelIndices
+from sdjax.pairs import Form
 from sdjax.relations import Weight
 
 Array = jax.Array

@@ -1,5 +1,6 @@
 """Blocks of rows, and the sweep over the tiles of two of them."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -165,6 +166,17 @@ class Task(NamedTuple):
     mutual: bool
 
 
+def no_sums(task: Task, rows: Block, num: int) -> Sums:
+    """Where `add_sums` begins, for `num` rows."""
+    return collectives.varying(Sums.none(num, task.method, rows.factor.dtype), rows)
+
+
+def no_gradient(rows: Block, num: int) -> Array:
+    """Where `add_gradient` begins, for `num` rows."""
+    zeros = jnp.zeros((num, rows.z.shape[1]), rows.factor.dtype)
+    return collectives.varying(zeros, rows)
+
+
 def add_sums(
     task: Task, rows: Block, columns: Block | None, to: tuple[Any, Any], part: Array | None = None
 ) -> tuple[Any, Any]:
@@ -177,10 +189,7 @@ def add_sums(
       to: `Sums` of the rows, and of the columns if these are mutual others.
       part: 0 or 1 to sweep only that half of the tiles.
     """
-
-    def none(num: int) -> Sums:
-        empty = Sums.none(num, task.method, rows.factor.dtype)
-        return collectives.varying(empty, rows)
+    none = functools.partial(no_sums, task, rows)
 
     def run(plain: bool) -> tuple[Any, Any]:
         def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Any, Any]:
@@ -203,10 +212,7 @@ def add_gradient(
 
     The arguments are those of `add_sums`; blocks carry their slopes.
     """
-
-    def none(num: int) -> Array:
-        zeros = jnp.zeros((num, rows.z.shape[1]), rows.factor.dtype)
-        return collectives.varying(zeros, rows)
+    none = functools.partial(no_gradient, rows)
 
     def run(plain: bool) -> tuple[Any, Any]:
         def step(row: tiles.Side, column: tiles.Side, live: Array | None) -> tuple[Array, Array]:

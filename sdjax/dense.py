@@ -6,6 +6,7 @@ from jax import lax
 
 from sdjax import collectives, relations
 from sdjax import labels as labels_lib
+from sdjax.labels import Labels
 from sdjax.pairs import Method, Pairs, Statistics, pair_weights
 
 Array = jax.Array
@@ -24,8 +25,7 @@ def dense(pairs: Pairs, method: Method) -> Statistics:
         self_index = collectives.global_index(len(anchors.z), pairs.axis_name)
         index = jnp.arange(len(others.z), dtype=jnp.int32)
         valid &= self_index[:, None] != index[None, :]
-    pairs = pairs._replace(anchors=anchors, candidates=others)
-    weight = lax.stop_gradient(_weights(pairs, method, valid))
+    weight = lax.stop_gradient(_weights(pairs, others.labels, method, valid))
     positive = weight > 0
 
     s = jnp.matmul(anchors.z, others.z.T, precision=lax.Precision.HIGHEST) / pairs.tau
@@ -38,27 +38,24 @@ def dense(pairs: Pairs, method: Method) -> Statistics:
     return Statistics(_logsumexp(s, valid), attraction, weight.sum(axis=1), count)
 
 
-def _weights(pairs: Pairs, method: Method, valid: Array) -> Array:
-    """Weights [A, R], above 0 for positives."""
-    labels, other_labels = pairs.anchors.labels, pairs.candidates.labels
-    o = relations.unchecked_overlap(labels, other_labels, pairs.dtype)
+def _weights(pairs: Pairs, other_labels: Labels, method: Method, valid: Array) -> Array:
+    """Weights [A, R], above 0 for positives; `other_labels` are of the candidates everywhere."""
+    o = relations.unchecked_overlap(pairs.anchors.labels, other_labels, pairs.dtype)
     if method.balance_labels:
-        o = o._replace(shared=_balanced_shared(pairs))
+        others = labels_lib.multi_hot(other_labels, pairs.dtype)
+        o = o._replace(shared=relations.shared_labels(balanced_labels(pairs), others))
     return pair_weights(method.weight, *o, valid)
 
 
-def _balanced_shared(pairs: Pairs) -> Array:
-    """Σ_{l∈S∩T} 1/m_l(i), with m_l(i) the number of candidates of anchor i that carry l."""
-    dtype = pairs.dtype
-    anchors = labels_lib.multi_hot(pairs.anchors.labels, dtype)
-    candidates = labels_lib.multi_hot(pairs.candidates.labels, dtype)
-    valid = pairs.candidates.where.astype(dtype)
-    count = (candidates * valid[:, None]).sum(axis=0)[None, :]
+def balanced_labels(pairs: Pairs) -> Array:
+    """Labels of the anchors [A, C], each 1/m_l(i): m_l(i) candidates of anchor i carry label l."""
+    candidates, dtype = pairs.candidates, pairs.dtype
+    counts = labels_lib.counts(candidates.labels, candidates.where, dtype)
+    counts = collectives.global_sum(counts, pairs.axis_name)[None, :]
+    labels = labels_lib.multi_hot(pairs.anchors.labels, dtype)
     if pairs.self_contrast:
-        self_index = collectives.global_index(len(anchors), pairs.axis_name)
-        count = count - anchors * valid[self_index][:, None]
-    scaled = jnp.where(count > 0, anchors / jnp.maximum(count, 1), 0)
-    return relations.shared_labels(scaled, candidates)
+        counts = counts - labels * candidates.where.astype(dtype)[:, None]
+    return jnp.where(counts > 0, labels / jnp.maximum(counts, 1), 0)
 
 
 def _logsumexp(x: Array, where: Array) -> Array:

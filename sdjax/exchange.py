@@ -9,6 +9,7 @@ device holds all of them, or around a ring, so that it holds two. On the ring, t
 what was found for it are under way while the tiles of the present one are computed.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -61,12 +62,9 @@ class Quantity(NamedTuple):
 
 def sums(task: Task, rows: Block, columns: Block | None, route: Route) -> Sums:
     """`Sums` of the rows on this device over the columns on all devices."""
-
-    def none(num: int) -> Sums:
-        empty = Sums.none(num, task.method, rows.factor.dtype)
-        return collectives.varying(empty, rows)
-
-    quantity = Quantity(_with(task, blocks.add_sums), none, Sums.add, Sums.scatter)
+    add = functools.partial(blocks.add_sums, task)
+    none = functools.partial(blocks.no_sums, task, rows)
+    quantity = Quantity(add, none, Sums.add, Sums.scatter)
     total, _ = _over_all(quantity, rows, columns, route, task.mutual)
     return total
 
@@ -75,18 +73,10 @@ def gradient(
     task: Task, rows: Block, columns: Block | None, route: Route
 ) -> tuple[Array, Array | None]:
     """Derivatives to y of the rows, and of the columns, on this device."""
-
-    def none(num: int) -> Array:
-        zeros = jnp.zeros((num, rows.z.shape[1]), rows.factor.dtype)
-        return collectives.varying(zeros, rows)
-
-    local = _with(task, blocks.add_gradient)
-    quantity = Quantity(local, none, jnp.add, collectives.sum_scatter)
+    add = functools.partial(blocks.add_gradient, task)
+    none = functools.partial(blocks.no_gradient, rows)
+    quantity = Quantity(add, none, jnp.add, collectives.sum_scatter)
     return _over_all(quantity, rows, columns, route, for_columns=True)
-
-
-def _with(task: Task, add: Callable[..., tuple[Any, Any]]) -> Local:
-    return lambda *args: add(task, *args)
 
 
 def _over_all(

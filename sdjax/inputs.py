@@ -119,19 +119,23 @@ def class_labels(name: str, class_ids: ArrayLike, z_name: str, z: ArrayLike | No
 
 def inverse_norms(z: Array, dtype: jnp.dtype) -> Array:
     """1 / ‖z_i‖ [B] in `dtype`; 0 for a zero row."""
-    # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
-    largest = jnp.max(jnp.abs(z), axis=1, initial=0).astype(dtype)
-    zero = largest == 0
-    scaled = z.astype(dtype) / jnp.where(zero, 1, largest)[:, None]
-    norms = jnp.where(zero, 1, largest * jnp.sqrt(jnp.square(scaled).sum(axis=1)))
-    return jnp.where(zero, 0, 1 / norms)
+    _, largest, norms = _scaled_norms(z.astype(dtype))
+    return jnp.where(largest == 0, 0, 1 / (jnp.where(largest == 0, 1, largest) * norms))[:, 0]
 
 
 def normalized(z: Array) -> Array:
     """Rows of unit length; a zero row stays zero, with a zero gradient."""
-    # Dividing by the largest entry first keeps the squares from overflowing or vanishing.
+    scaled, largest, norms = _scaled_norms(z)
+    return jnp.where(largest == 0, 0, scaled / norms)
+
+
+def _scaled_norms(z: Array) -> tuple[Array, Array, Array]:
+    """Rows divided by their largest entry [B, D], that entry [B, 1], and their norms [B, 1].
+
+    Dividing first keeps the squares from overflowing or vanishing. A zero row has a norm of 1.
+    """
     largest = jax.lax.stop_gradient(jnp.max(jnp.abs(z), axis=1, keepdims=True, initial=0))
     zero = largest == 0
-    z = z / jnp.where(zero, 1, largest)
-    norm = jnp.sqrt(jnp.where(zero, 1, jnp.square(z).sum(axis=1, keepdims=True)))
-    return jnp.where(zero, 0, z / norm)
+    scaled = z / jnp.where(zero, 1, largest)
+    norms = jnp.sqrt(jnp.where(zero, 1, jnp.square(scaled).sum(axis=1, keepdims=True)))
+    return scaled, largest, norms

@@ -28,7 +28,7 @@ class Pairs(NamedTuple):
       normalize: divide embeddings by their L2 norm.
       temperature: τ as given, a scalar.
       dtype: of the sums, float32 or float64.
-      axis_name: mesh axis along which the rows of both sides are collectives.
+      axis_name: mesh axis along which the rows of both sides are sharded.
     """
 
     anchors: Side

@@ -23,13 +23,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 from jax.typing import ArrayLike
 
 from sdjax import losses
 from sdjax.collectives import AxisName
-from sdjax.labels import LabelIndices
+from sdjax.labels import LabelIndices, is_known
 
 MASKS = ("where", "candidate_where")
 Mesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
@@ -51,13 +52,17 @@ def over_mesh(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
         rows = P(axis_name)
         masks = {name: options.pop(name) for name in MASKS if options.get(name) is not None}
         arrays = [x if isinstance(x, LabelIndices) or x is None else jnp.asarray(x) for x in args]
+        known = is_known(temperature)
+        if known:
+            temperature = np.asarray(temperature)[()]
         given = _placed((arrays, jax.tree.map(jnp.asarray, masks)), used, axis_name)
 
-        def local(given: tuple[list[Any], dict[str, jax.Array]], temperature: jax.Array):
+        def local(given: tuple[list[Any], dict[str, jax.Array]], traced: jax.Array | None):
             arrays, masks = given
             return loss(
                 *arrays,
-                temperature=temperature,
+                # Known where the loss is traced, it is checked, and saves a program for the rest.
+                temperature=temperature if traced is None else traced,
                 reduction=reduction,
                 axis_name=axis_name,
                 **masks,
@@ -66,7 +71,7 @@ def over_mesh(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
 
         out = rows if reduction == "none" else P()
         run = jax.shard_map(local, mesh=used, in_specs=(rows, P()), out_specs=out)
-        return run(given, jnp.asarray(temperature))
+        return run(given, None if known else jnp.asarray(temperature))
 
     return sharded
 

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from sdjax import blocks, collectives
 from sdjax import labels as labels_lib
+from sdjax.dense import balanced_labels
 from sdjax.inputs import Side
 from sdjax.kernels import sides, tpu
 from sdjax.labels import LabelIndices
@@ -50,7 +51,7 @@ def pallas(pairs: Pairs, method: Method, interpret: Any = False) -> Statistics:
     known = _Known(
         _side(anchors, index),
         _side(candidates, jnp.arange(len(candidates.z), dtype=jnp.int32)),
-        _balanced(pairs) if method.balance_labels else None,
+        balanced_labels(pairs) if method.balance_labels else None,
     )
     config = _Config(method, pairs.normalize, itself, pairs.self_contrast, interpret)
     return _statistics(config, anchors.z, candidates.z, pairs.tau, known)
@@ -61,24 +62,9 @@ def _side(side: Side, index: Array) -> sides.Side:
     listed = isinstance(labels, LabelIndices)
     if not listed or jnp.shape(labels.indices)[1] > sides.MAX_LABEL_INDICES:
         labels = labels_lib.multi_hot(labels, jnp.dtype(jnp.int8))
-    else:
-        indices = labels_lib.unique_indices(labels)
-        indices = jnp.where(indices < labels.num_classes, indices, -1)
-        labels = LabelIndices(indices, labels.num_classes)
     nothing = jnp.zeros(())
     size = labels_lib.sizes(side.labels, jnp.dtype(jnp.float32))
     return sides.Side(nothing, nothing, labels, size, side.where, index)
-
-
-def _balanced(pairs: Pairs) -> Array:
-    """Labels of the anchors, each divided by the number of candidates that carry it [A, C]."""
-    candidates, dtype = pairs.candidates, pairs.dtype
-    counts = labels_lib.counts(candidates.labels, candidates.where, dtype)
-    counts = collectives.global_sum(counts, pairs.axis_name)[None, :]
-    labels = labels_lib.multi_hot(pairs.anchors.labels, dtype)
-    if pairs.self_contrast:
-        counts = counts - labels * candidates.where.astype(dtype)[:, None]
-    return jnp.where(counts > 0, labels / jnp.maximum(counts, 1), 0)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -107,20 +93,21 @@ def _backward(config: _Config, saved: tuple[Any, ...], cotangent: Statistics) ->
     lse, attraction, weight, positives = statistics
     stats = sides.Stats(lse, positives, weight, attraction)
     slopes = cotangent.lse, -cotangent.attraction
+
+    def finish(x: Array, of_y: Array) -> tuple[Array, Array]:
+        factor = blocks.factors(x, config.normalize, temperature)
+        return blocks.gradient_to_z(x, factor, of_y, config.normalize, temperature)
+
     if config.itself:
         rows = rows._replace(valid=columns.valid)
         of_rows = tpu.self_gradient(rows, config.method.weight, stats, *slopes, **options)
-        of_columns = jnp.zeros_like(of_rows)
-    else:
-        options |= {"exclude_self": config.exclude_self, "balanced": known.balanced}
-        of_rows, of_columns = tpu.gradient(
-            rows, columns, config.method.weight, stats, *slopes, **options
-        )
-    gradients = []
-    for x, of_y in ((z, of_rows), (candidates, of_columns)):
-        factor = blocks.factors(x, config.normalize, temperature)
-        gradients.append(blocks.gradient_to_z(x, factor, of_y, config.normalize, temperature))
-    (of_z, one), (of_candidates, other) = gradients
+        of_z, of_temperature = finish(z, of_rows)
+        return of_z, jnp.zeros_like(candidates), of_temperature, None
+    options |= {"exclude_self": config.exclude_self, "balanced": known.balanced}
+    of_rows, of_columns = tpu.gradient(
+        rows, columns, config.method.weight, stats, *slopes, **options
+    )
+    (of_z, one), (of_candidates, other) = finish(z, of_rows), finish(candidates, of_columns)
     return of_z, of_candidates, one + other, None
 
 

@@ -1,4 +1,8 @@
-"""Trains and tests a model: `python train.py --config=configs/NAME.py --workdir=DIR`."""
+"""Trains and tests a model: `python train.py --config=configs/NAME.py --workdir=DIR`.
+
+The same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; elsewhere with
+--coordinator, --num_processes and --process_id (docs/scaling.md).
+"""
 
 import sys
 from pathlib import Path
@@ -11,6 +15,14 @@ from sdjax.config import Config, check_overrides
 
 _HERE = Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/CONFIG by default.")
+_PROFILE = flags.DEFINE_bool("profile", False, "Trace a few training steps into WORKDIR/profile.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of the processes this one is.")
+_START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds to wait for all processes.")
+_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
+    "heartbeat_timeout", 100, "Seconds without a sign of life after which a process is dead."
+)
 
 
 def main(argv: list[str]) -> None:
@@ -18,21 +30,24 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     # Imported late, so that a wrong flag is reported at once.
-    from sdjax.training import Interrupted, NonFiniteLossError, Run, print_results
+    from sdjax.training import Run, initialize, print_results, reported_errors
 
     config: Config = flags.FLAGS.config
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or _HERE / "runs" / name)
-    try:
+    with reported_errors():
+        initialize(
+            _COORDINATOR.value,
+            _NUM_PROCESSES.value,
+            _PROCESS_ID.value,
+            start_timeout=_START_TIMEOUT.value,
+            heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
+        )
         run = Run(config, workdir)
-        results = run.test(run.train())
-    except Interrupted as stop:
-        print(stop, file=sys.stderr)
-        raise
-    except (NonFiniteLossError, OSError, ValueError) as error:
-        sys.exit(f"Error: {error}")
-    print_results(results, Console())
-    print(f"Results  {workdir / 'results.json'}\nReport   {workdir / 'report' / 'report.md'}")
+        results = run.test(run.train(profile=_PROFILE.value))
+    if results is not None:
+        print_results(results, Console())
+        print(f"Results  {workdir / 'results.json'}\nReport   {workdir / 'report' / 'report.md'}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ ENCODERS = ("auto", "mlp", "convnet")
 RECIPES = ("probe", "finetune", "joint", "bce")
 OPTIMIZERS = ("adamw", "sgd")
 MASK_FILLS = ("zero", "sample")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclass
@@ -64,6 +65,8 @@ class ModelConfig:
     projection_width: int = 0  # of the projection head's hidden layer; 0 makes it linear
     projection_dim: int = 128
     members: int = 1  # networks trained side by side, whose logits are averaged
+    dtype: str = "float32"  # of the computation; parameters and losses are float32 anyway
+    remat: bool = False  # compute activations anew in the backward pass, layer by layer
 
 
 @dataclass
@@ -93,6 +96,14 @@ class PhaseConfig:
 
 
 @dataclass
+class MeshConfig:
+    """How devices share the work. Results do not depend on it."""
+
+    data: int = 0  # groups of devices that each hold all parameters; 0 is as many as there are
+    fsdp: int = 1  # devices of a group, over which parameters and optimizer state are spread
+
+
+@dataclass
 class Config:
     """A training run.
 
@@ -107,6 +118,7 @@ class Config:
     seed: int = 0
     batch_size: int = 256
     drop_remainder: bool = False  # False pads an epoch's last batch; True leaves the rest out
+    microbatches: int = 1  # parts of a batch that pass the encoder one after another
     contrastive_weight: float = 0.1  # recipe "joint"
     label_smoothing: float = 0.0  # of binary cross-entropy: labels become s/2 and 1 - s/2
     data: DataConfig = field(default_factory=DataConfig)
@@ -115,6 +127,7 @@ class Config:
     loss: LossConfig = field(default_factory=LossConfig)
     pretrain: PhaseConfig = field(default_factory=PhaseConfig)  # recipes "probe", "finetune"
     supervise: PhaseConfig = field(default_factory=PhaseConfig)  # every recipe's last phase
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     log_every: int = 20  # steps
     evaluate_every: int = 10  # epochs between validations
     checkpoint_every: int = 200  # steps

@@ -45,8 +45,7 @@ def training_batches(
     seed: int,
     drop_remainder: bool,
     start: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    rows: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Endless batches, every example once an epoch, in an order drawn anew each epoch.
 
@@ -59,11 +58,11 @@ def training_batches(
       drop_remainder: whether an epoch's last rows that fill no batch are left out (others each
         epoch); otherwise the last batch is padded.
       start: number of the first batch.
-      process_index: of this process; it gets its slice of each batch's rows.
-      process_count: number of processes.
+      rows: positions in [0, B) of the rows to fetch, such as those that this process's devices
+        hold, in rising order; None is all.
 
     Returns:
-      An iterator over batches of B / process_count rows.
+      An iterator over batches of B rows, or of `rows` alone.
 
     Raises:
       ValueError: if a number is out of range, or a batch larger than the split is asked for
@@ -73,7 +72,7 @@ def training_batches(
     for name, number in (("seed", seed), ("start", start)):
         if number < 0:
             raise ValueError(f"{name} must be 0 or more, got {number}.")
-    share = _share(batch_size, process_index, process_count)
+    positions = _positions(batch_size, rows)
 
     # An epoch's order serves all its batches; two are kept for threads that work ahead.
     @functools.lru_cache(maxsize=2)
@@ -82,33 +81,30 @@ def training_batches(
 
     def batch(number: int) -> Batch:
         epoch, step = divmod(number, steps)
-        rows = order(epoch)[step * batch_size : (step + 1) * batch_size]
-        return _fetch(source, rows[share], share.stop - share.start)
+        return _fetch(source, order(epoch)[step * batch_size : (step + 1) * batch_size], positions)
 
     return _iterate(batch, start, sys.maxsize, source)
 
 
 def evaluation_batches(
-    source: Source, batch_size: int, *, process_index: int = 0, process_count: int = 1
+    source: Source, batch_size: int, *, rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
     """One pass over `source` in order, the last batch padded.
 
     Args:
       source: the examples.
       batch_size: B, over all processes.
-      process_index: of this process; it gets its slice of each batch's rows.
-      process_count: number of processes.
+      rows: positions in [0, B) of the rows to fetch, in rising order; None is all.
 
     Returns:
-      An iterator over batches of B / process_count rows.
+      An iterator over batches of B rows, or of `rows` alone.
     """
     steps = steps_per_epoch(len(source), batch_size, drop_remainder=False)
-    share = _share(batch_size, process_index, process_count)
+    positions = _positions(batch_size, rows)
 
     def batch(number: int) -> Batch:
         first = number * batch_size
-        rows = np.arange(first, min(first + batch_size, len(source)))
-        return _fetch(source, rows[share], share.stop - share.start)
+        return _fetch(source, np.arange(first, min(first + batch_size, len(source))), positions)
 
     return _iterate(batch, 0, steps, source)
 
@@ -131,19 +127,21 @@ def to_device(batch: Batch, sharding: Any) -> dict[str, Any]:
     }
 
 
-def _fetch(source: Source, rows: np.ndarray, size: int) -> Batch:
-    """The examples at `rows`, padded with zeros to `size` rows."""
+def _fetch(source: Source, examples: np.ndarray, positions: np.ndarray) -> Batch:
+    """Those of a batch's `examples` that stand at `positions`; zeros where there is none."""
+    where = positions < len(examples)
+    wanted = examples[positions[where]]
     # A process may have no row of a padded batch; one row tells it the shapes.
-    fetched = source.fetch(rows if len(rows) else np.array([0]))
-    missing = size - len(rows)
+    fetched = source.fetch(wanted if len(wanted) else np.array([0]))
+    missing = len(positions) - len(wanted)
     if missing:
         fetched = {
             name: np.concatenate(
-                [value[: len(rows)], np.zeros((missing, *value.shape[1:]), value.dtype)]
+                [value[: len(wanted)], np.zeros((missing, *value.shape[1:]), value.dtype)]
             )
             for name, value in fetched.items()
         }
-    return {**fetched, "where": np.arange(size) < len(rows)}
+    return {**fetched, "where": where}
 
 
 def _iterate(batch, start: int, stop: int, source: Source) -> Iterator[Batch]:
@@ -156,16 +154,14 @@ def _iterate(batch, start: int, stop: int, source: Source) -> Iterator[Batch]:
     return iter(numbers.map(batch).to_iter_dataset(read_options=options))
 
 
-def _share(batch_size: int, process_index: int, process_count: int) -> slice:
-    _check_positive("process_count", process_count)
-    if not 0 <= process_index < process_count:
-        raise ValueError(f"process_index must lie in [0, {process_count}), got {process_index}.")
-    if batch_size % process_count:
+def _positions(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
+    if rows is None:
+        return np.arange(batch_size)
+    if not len(rows) or rows[0] < 0 or rows[-1] >= batch_size or (np.diff(rows) <= 0).any():
         raise ValueError(
-            f"batch_size {batch_size} must be a multiple of the {process_count} processes."
+            f"rows must be rising positions in a batch of {batch_size}, got {rows.tolist()}."
         )
-    rows = batch_size // process_count
-    return slice(process_index * rows, (process_index + 1) * rows)
+    return rows
 
 
 def _check_positive(name: str, number: int) -> None:

@@ -1,10 +1,12 @@
 """Encoders: from an example to a representation [B, H]."""
 
 import itertools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 
 Array = jax.Array
 
@@ -23,6 +25,8 @@ class MLP(nnx.Module):
       depth: number of layers.
       dropout: rate after each layer.
       frequencies: K.
+      dtype: of the computation; parameters are float32.
+      remat: compute the layers' activations anew in the backward pass.
       rngs: of the initial parameters.
 
     References:
@@ -38,6 +42,8 @@ class MLP(nnx.Module):
         dropout: float,
         frequencies: int,
         *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
         rngs: nnx.Rngs,
     ):
         initial = _FREQUENCY_SCALE * rngs.params.normal((num_features, frequencies))
@@ -45,11 +51,18 @@ class MLP(nnx.Module):
         sizes = [num_features * (1 + 2 * frequencies)] + [width] * depth
         self.layers = nnx.List(
             [
-                nnx.Linear(before, after, kernel_init=nnx.initializers.he_normal(), rngs=rngs)
+                nnx.Linear(
+                    before,
+                    after,
+                    dtype=dtype,
+                    kernel_init=nnx.initializers.he_normal(),
+                    rngs=rngs,
+                )
                 for before, after in itertools.pairwise(sizes)
             ]
         )
         self.dropout = nnx.Dropout(dropout)
+        self.remat = remat
 
     def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
         """Representations [B, H] of x [B, F]; dropout is on where `rngs` are given."""
@@ -57,9 +70,14 @@ class MLP(nnx.Module):
             angles = 2 * jnp.pi * x[:, :, None] * self.frequencies[...][None]
             waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=2)
             x = jnp.concatenate([x, waves.reshape(len(x), -1)], axis=1)
+        apply = nnx.remat(_dense) if self.remat else _dense
         for layer in self.layers:
-            x = self.dropout(nnx.relu(layer(x)), deterministic=rngs is None, rngs=rngs)
+            x = apply(layer, self.dropout, x, rngs)
         return x
+
+
+def _dense(layer: nnx.Linear, dropout: nnx.Dropout, x: Array, rngs: nnx.Rngs | None) -> Array:
+    return dropout(nnx.relu(layer(x)), deterministic=rngs is None, rngs=rngs)
 
 
 class ConvNet(nnx.Module):
@@ -75,44 +93,58 @@ class ConvNet(nnx.Module):
       width: channels of the first stage; the representation has H = width · 2^(depth−1).
       depth: number of stages.
       dropout: rate on the representation.
+      dtype: of the computation; parameters are float32.
+      remat: compute the blocks' activations anew in the backward pass.
       rngs: of the initial parameters.
     """
 
     def __init__(
-        self, num_channels: int, width: int, depth: int, dropout: float, *, rngs: nnx.Rngs
+        self,
+        num_channels: int,
+        width: int,
+        depth: int,
+        dropout: float,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        remat: bool = False,
+        rngs: nnx.Rngs,
     ):
         widths = [width * 2**stage for stage in range(depth)]
-        self.stem = nnx.Conv(num_channels, width, (3, 3), rngs=rngs)
+        self.stem = nnx.Conv(num_channels, width, (3, 3), dtype=dtype, rngs=rngs)
         self.stages = nnx.List(
             [
-                _ConvBlock(before, after, rngs=rngs)
+                _ConvBlock(before, after, dtype, rngs=rngs)
                 for before, after in itertools.pairwise([width, *widths])
             ]
         )
-        self.norm = nnx.GroupNorm(widths[-1], num_groups=_groups(widths[-1]), rngs=rngs)
+        self.norm = _group_norm(widths[-1], dtype, rngs)
         self.dropout = nnx.Dropout(dropout)
+        self.remat = remat
 
     def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
         """Representations [B, H] of images x; dropout is on where `rngs` are given."""
         x = self.stem(x)
+        block = nnx.remat(_ConvBlock.__call__) if self.remat else _ConvBlock.__call__
         for stage in self.stages:
-            x = stage(x)
+            x = block(stage, x)
         x = jnp.max(nnx.relu(self.norm(x)), axis=(1, 2))
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)
 
 
 class _ConvBlock(nnx.Module):
-    def __init__(self, before: int, after: int, *, rngs: nnx.Rngs):
-        self.norm1 = nnx.GroupNorm(before, num_groups=_groups(before), rngs=rngs)
-        self.conv1 = nnx.Conv(before, after, (3, 3), strides=2, rngs=rngs)
-        self.norm2 = nnx.GroupNorm(after, num_groups=_groups(after), rngs=rngs)
-        self.conv2 = nnx.Conv(after, after, (3, 3), rngs=rngs)
-        self.skip = nnx.Conv(before, after, (1, 1), strides=2, rngs=rngs)
+    def __init__(self, before: int, after: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
+        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.norm1 = _group_norm(before, dtype, rngs)
+        self.conv1 = nnx.Conv(before, after, (3, 3), strides=2, **options)
+        self.norm2 = _group_norm(after, dtype, rngs)
+        self.conv2 = nnx.Conv(after, after, (3, 3), **options)
+        self.skip = nnx.Conv(before, after, (1, 1), strides=2, **options)
 
     def __call__(self, x: Array) -> Array:
         y = nnx.relu(self.norm1(x))
         return self.skip(y) + self.conv2(nnx.relu(self.norm2(self.conv1(y))))
 
 
-def _groups(channels: int) -> int:
-    return next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
+def _group_norm(channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
+    groups = next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
+    return nnx.GroupNorm(channels, num_groups=groups, dtype=dtype, rngs=rngs)

@@ -1,27 +1,40 @@
 """Checkpoints of the training state and the data position, over Orbax."""
 
-from collections.abc import Callable
+import contextlib
+import json
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
-from jax.sharding import Sharding
 
+from sdjax.training.fingerprint import fingerprint
+from sdjax.training.processes import is_main, together
 from sdjax.training.state import TrainState
 
 Position = dict[str, int | str]
+Manifest = dict[str, Any]
 
 
 class ForeignCheckpointError(ValueError):
     """A checkpoint is sound, but not one of this run."""
 
 
+class DamagedCheckpointError(ValueError):
+    """A checkpoint does not hold what was saved."""
+
+
 class Checkpoints:
     """The checkpoints of a run: written in the background, each whole or not at all.
 
+    Each has a manifest: the data position, and shape, dtype and checksum of every array, by which
+    damage is found. All processes of a run call each method alike, and get the same answer.
+
     Args:
-      directory: where they lie, one folder a step.
+      directory: where they lie, one folder a step, for all processes.
       keep: how many of the newest are kept.
       read_only: never write, and leave broken ones where they are.
     """
@@ -29,6 +42,7 @@ class Checkpoints:
     def __init__(self, directory: Path, keep: int = 1, *, read_only: bool = False):
         self._directory = directory.absolute()
         self._read_only = read_only
+        self._saving: int | None = None
         options = ocp.CheckpointManagerOptions(
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
@@ -37,31 +51,39 @@ class Checkpoints:
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
     def save(self, step: int, state: TrainState, position: Position) -> None:
-        """Starts to write the state after `step` steps."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), position=ocp.args.JsonSave(position)
-        )
-        self._manager.save(step, args=items)
-
-    def restore_newest(
-        self, abstract_state: Callable[[Position], TrainState], sharding: Sharding
-    ) -> tuple[TrainState, Position] | None:
-        """The newest checkpoint that can be read, as (state, position); None without any.
-
-        One that cannot be read is reported and set aside, and the one before it is tried.
-
-        Args:
-          abstract_state: shapes and dtypes of the state at a position.
-          sharding: how the arrays are to lie on the devices.
+        """Starts to write the state after `step` steps.
 
         Raises:
-          ValueError: if there are checkpoints, and none of them can be read.
-          ForeignCheckpointError: if `abstract_state` raises it.
+          OSError: if this checkpoint, or the one before it, could not be written.
+        """
+        self.wait()
+        self._saving = step
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            manifest=ocp.args.JsonSave(_signed({"position": position, "arrays": _arrays(state)})),
+        )
+        with self._explained():
+            self._manager.save(step, args=items)
+
+    def restore_newest(
+        self, abstract_state: Callable[[Position], TrainState]
+    ) -> tuple[TrainState, Position] | None:
+        """The newest checkpoint that is whole, as (state, position); None without any.
+
+        One that is damaged is reported and set aside, and the one before it is tried.
+
+        Args:
+          abstract_state: shapes, dtypes and shardings of the state at a position.
+
+        Raises:
+          ValueError: if there are checkpoints, and none of them is whole.
+          ForeignCheckpointError: if one is of another model, or `abstract_state` raises it.
         """
         broken = []
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                restored = self._restore(step, abstract_state, sharding)
+                with together():
+                    restored = self._restore(step, abstract_state)
                 self._set_aside(broken)
                 return restored
             except ForeignCheckpointError:
@@ -81,34 +103,124 @@ class Checkpoints:
             )
         return None
 
+    def wait(self) -> None:
+        """Returns when all that was saved is on disk.
+
+        Raises:
+          OSError: if it could not be written.
+        """
+        with self._explained():
+            self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Waits, and ends the threads of the writer.
+
+        Raises:
+          OSError: if what was saved last could not be written.
+        """
+        with self._explained():
+            self._manager.close()
+
     def _restore(
-        self, step: int, abstract_state: Callable[[Position], TrainState], sharding: Sharding
+        self, step: int, abstract_state: Callable[[Position], TrainState]
     ) -> tuple[TrainState, Position]:
-        item = ocp.args.Composite(position=ocp.args.JsonRestore())
-        position = self._manager.restore(step, args=item)["position"]
-        target = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
-            abstract_state(position),
-        )
+        item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+        manifest = _checked(self._manager.restore(step, args=item)["manifest"])
+        position, arrays = manifest["position"], manifest["arrays"]
+        target = abstract_state(position)
+        _check_model(arrays, _described(target))
         item = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return self._manager.restore(step, args=item)["state"], position
+        state = self._manager.restore(step, args=item)["state"]
+        for (name, saved), found in zip(arrays.items(), fingerprint(state), strict=True):
+            if saved["checksum"] != found:
+                raise DamagedCheckpointError(f"the array {name} is not what was saved")
+        return state, position
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves broken checkpoints out of the way of new ones, without deleting them."""
-        if self._read_only:
+        if self._read_only or not steps:
             return
-        for step in steps:
-            target = self._directory.with_name("broken_checkpoints") / str(step)
-            target.parent.mkdir(exist_ok=True)
-            (self._directory / str(step)).rename(target)
-            logging.warning("Moved the broken checkpoint of step %d to %s.", step, target)
-        if steps:
-            self._manager.reload()
+        with together():
+            for step in steps if is_main() else []:
+                target = self._directory.with_name("broken_checkpoints") / str(step)
+                target.parent.mkdir(exist_ok=True)
+                (self._directory / str(step)).rename(target)
+                logging.warning("Moved the broken checkpoint of step %d to %s.", step, target)
+        self._manager.reload()
 
-    def wait(self) -> None:
-        """Returns when all that was saved is on disk."""
-        self._manager.wait_until_finished()
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Says of an error in writing which checkpoint it was, and which are left."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            kept = sorted(
+                int(path.name) for path in self._directory.iterdir() if path.name.isdigit()
+            )
+            left = "There is no other."
+            if kept:
+                steps = ", ".join(map(str, kept))
+                left = f"Kept: those of steps {steps}. The same command resumes from the last."
+            raise OSError(
+                f"The checkpoint of step {self._saving} could not be written to "
+                f"{self._directory}: {_reason(error)}. {left}"
+            ) from error
 
-    def close(self) -> None:
-        """Waits, and ends the threads of the writer."""
-        self._manager.close()
+
+def _reason(error: Exception) -> str:
+    """The error in brief: of the long texts of TensorStore, the operating system's words."""
+    text = str(error)
+    if "No space left on device" in text:
+        return "No space left on device"
+    return text.splitlines()[0][:300]
+
+
+def _described(tree: Any) -> dict[str, dict[str, Any]]:
+    """Shape and dtype of each array, by its path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path): {"shape": list(x.shape), "dtype": str(x.dtype)}
+        for path, x in leaves
+    }
+
+
+def _arrays(state: TrainState) -> dict[str, dict[str, Any]]:
+    described = _described(state)
+    sums = fingerprint(state)
+    return {
+        name: {**values, "checksum": value}
+        for (name, values), value in zip(described.items(), sums, strict=True)
+    }
+
+
+def _signed(manifest: Manifest) -> Manifest:
+    return {**manifest, "crc32": _crc32(manifest)}
+
+
+def _checked(manifest: Manifest) -> Manifest:
+    content = {name: value for name, value in manifest.items() if name != "crc32"}
+    if manifest.get("crc32") != _crc32(content):
+        raise DamagedCheckpointError("its manifest is not what was saved")
+    return content
+
+
+def _crc32(manifest: Manifest) -> int:
+    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
+
+
+def _check_model(saved: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
+    """Raises ForeignCheckpointError unless the arrays have the same names, shapes and dtypes."""
+    texts = [
+        f"{name}: {_text(saved.get(name))} there, {_text(wanted.get(name))} here"
+        for name in sorted(saved.keys() | wanted.keys())
+        if _text(saved.get(name)) != _text(wanted.get(name))
+    ]
+    if texts:
+        more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
+        raise ForeignCheckpointError(
+            f"The checkpoint is of another model or optimizer ({'; '.join(texts[:5])}{more})."
+        )
+
+
+def _text(array: dict[str, Any] | None) -> str:
+    return "absent" if array is None else f"{array['dtype']} {array['shape']}"

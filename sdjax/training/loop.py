@@ -11,10 +11,10 @@ import numpy as np
 from sdjax import data as data_lib
 from sdjax.training.evaluate import make_validate
 from sdjax.training.interrupt import Interrupted, InterruptGuard
-from sdjax.training.mesh import batch_sharding, one_program_at_a_time
+from sdjax.training.mesh import batch_sharding, one_program_at_a_time, rows_of_process
 from sdjax.training.phases import Phase
-from sdjax.training.progress import TrainingProgress
-from sdjax.training.records import Recorder
+from sdjax.training.profiler import StepProfiler
+from sdjax.training.reporter import Reporter
 from sdjax.training.state import TrainState
 from sdjax.training.step import Metrics, make_objective, make_train_step
 
@@ -31,9 +31,9 @@ def train_phase(
     phase: Phase,
     step: int,
     state: TrainState,
-    recorder: Recorder,
-    progress: TrainingProgress,
+    reporter: Reporter,
     guard: InterruptGuard,
+    profiler: StepProfiler,
 ) -> TrainState:
     """The state at the end of `phase`, from the state after `step` steps of the run.
 
@@ -43,7 +43,7 @@ def train_phase(
     """
     config, dataset = run.config, run.dataset
     objective = make_objective(config, phase, run.graph, dataset.modality, run.mesh)
-    train_step = make_train_step(phase, objective)
+    train_step = make_train_step(phase, objective, run.mesh)
     validate = make_validate(
         objective, run.forward, dataset.validation, config.batch_size, run.mesh, phase
     )
@@ -53,18 +53,20 @@ def train_phase(
         seed=run.data_seed(phase),
         drop_remainder=config.drop_remainder,
         start=step - phase.start,
+        rows=rows_of_process(config.batch_size, run.mesh),
     )
     sharding = batch_sharding(run.mesh)
     pending: list[Metrics] = []
     started = time.monotonic()
     while step < phase.stop:
+        profiler.before_step(pending)
         state, step_metrics = train_step(state, data_lib.to_device(next(batches), sharding))
         if one_program_at_a_time(run.mesh):
             jax.block_until_ready(step_metrics)
         pending.append(step_metrics)
         step += 1
         done, last = step - phase.start, step == phase.stop
-        interrupted = guard.received  # read once: a signal may come at any time
+        interrupted = guard.requested(step)  # read once: a signal may come at any time
         saves = last or step % config.checkpoint_every == 0 or interrupted is not None
         validates = last or done % (config.evaluate_every * run.steps_per_epoch) == 0
         if not (saves or validates or step % config.log_every == 0):
@@ -74,10 +76,10 @@ def train_phase(
         rate = len(pending) * config.batch_size / max(time.monotonic() - started, 1e-9)
         epoch = done / run.steps_per_epoch
         where = {"step": step, "epoch": epoch, "phase": phase.name}
-        recorder.write({**where, "split": "train", **latest, "examples_per_second": rate})
-        progress.update(phase.name, done, phase.num_steps, latest["loss"], rate)
+        reporter.write({**where, "split": "train", **latest, "examples_per_second": rate})
+        reporter.update(phase.name, done, phase.num_steps, latest["loss"], rate)
         if validates:
-            recorder.write({**where, "split": "validation", **validate(state)})
+            reporter.write({**where, "split": "validation", **validate(state)})
         if saves:
             run.checkpoints.save(step, state, run.position(step))
         if interrupted is not None:

@@ -1,14 +1,85 @@
-"""Devices and how arrays lie on them."""
+"""Devices, and how arrays lie on them."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-DATA_AXIS = "data"
+from sdjax.config import MeshConfig
+
+DATA_AXIS, FSDP_AXIS = "data", "fsdp"
+# Smaller arrays are on every device: their exchange costs more than their memory.
+_SMALLEST_SHARDED = 2**10
 
 
-def make_mesh() -> Mesh:
-    """A mesh of all devices along which the batch is sharded."""
-    return jax.make_mesh((jax.device_count(),), (DATA_AXIS,), axis_types=(AxisType.Auto,))
+def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of all devices of all processes.
+
+    Args:
+      config: its shape; by default all devices along the data axis.
+      devices: in place of those that jax sees.
+
+    Raises:
+      ValueError: if the shape does not fit the number of devices.
+    """
+    config = config or MeshConfig()
+    count = jax.device_count() if devices is None else len(devices)
+    data = config.data or count // config.fsdp
+    if data * config.fsdp != count:
+        processes = jax.process_count() if devices is None else 1
+        of = f" ({processes} processes)" if processes > 1 else ""
+        asked = f"mesh.data={config.data} × mesh.fsdp={config.fsdp}"
+        if not config.data:
+            asked = f"mesh.fsdp={config.fsdp}"
+        raise ValueError(f"{asked} does not fit the {count} devices{of}.")
+    names, kinds = (DATA_AXIS, FSDP_AXIS), (AxisType.Auto,) * 2
+    return jax.make_mesh((data, config.fsdp), names, kinds, devices=devices)
+
+
+def batch_axes(mesh: Mesh) -> str | tuple[str, str]:
+    """The axes along which the rows of a batch are spread: all of them.
+
+    Devices that share parameters would otherwise compute the same rows.
+    """
+    return (DATA_AXIS, FSDP_AXIS) if mesh.shape[FSDP_AXIS] > 1 else DATA_AXIS
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows spread over the devices."""
+    return NamedSharding(mesh, PartitionSpec(batch_axes(mesh)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def state_sharding(state: Any, mesh: Mesh) -> Any:
+    """Sharding of each array of a state, or of their shapes: large ones along the FSDP axis.
+
+    The longest axis that divides is cut, other than the first, which counts members.
+    """
+    parts = mesh.shape[FSDP_AXIS]
+
+    def sharding(x: Any) -> NamedSharding:
+        axes = [axis for axis in range(1, len(x.shape)) if x.shape[axis] % parts == 0]
+        if parts == 1 or not axes or math.prod(x.shape) < _SMALLEST_SHARDED:
+            return replicated(mesh)
+        longest = max(axes, key=lambda axis: x.shape[axis])
+        spec = [FSDP_AXIS if axis == longest else None for axis in range(len(x.shape))]
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    return jax.tree.map(sharding, state)
+
+
+def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
+    """Positions in a batch of the rows that this process's devices hold, in rising order."""
+    places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    positions = np.arange(batch_size)
+    return np.unique(np.concatenate([positions[place] for place in places if place is not None]))
 
 
 def one_program_at_a_time(mesh: Mesh) -> bool:
@@ -20,26 +91,19 @@ def one_program_at_a_time(mesh: Mesh) -> bool:
     return mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows spread over the devices."""
-    return NamedSharding(mesh, PartitionSpec(DATA_AXIS))
-
-
-def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
-    return NamedSharding(mesh, PartitionSpec())
-
-
-def check_batch_size(batch_size: int, num_examples: int, mesh: Mesh) -> None:
+def check_batch_size(batch_size: int, num_examples: int, microbatches: int, mesh: Mesh) -> None:
     """Raises ValueError for a batch that the data or the devices cannot hold."""
     if not 0 < batch_size <= num_examples:
         raise ValueError(
             f"batch_size must be from 1 to the {num_examples} examples of the train split, "
             f"got {batch_size}."
         )
-    if batch_size % mesh.size:
-        lower = batch_size - batch_size % mesh.size
+    parts = mesh.size * microbatches
+    if batch_size % parts:
+        of = f"{mesh.size} devices" + (f" × {microbatches} microbatches" * (microbatches > 1))
+        lower = batch_size - batch_size % parts
+        nearest = f"nearest are {lower} and" if lower else "least is"
         raise ValueError(
-            f"batch_size must be a multiple of the {mesh.size} devices, got {batch_size}; the "
-            f"nearest are {lower} and {lower + mesh.size}."
+            f"batch_size must be a multiple of the {of}, got {batch_size}; the {nearest} "
+            f"{lower + parts}."
         )

@@ -84,10 +84,14 @@ def load(workdir: str | Path) -> Predictor:
         num_examples = int(position["num_examples"])
         epoch = steps_per_epoch(num_examples, config.batch_size, config.drop_remainder)
         phase = phase_of_step(make_phases(config, epoch), int(position["step"]))
-        return jax.eval_shape(lambda: init_state(config, shape, num_classes, phase))
+        shapes = jax.eval_shape(lambda: init_state(config, shape, num_classes, phase))
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), shapes
+        )
 
+    one_device = SingleDeviceSharding(jax.devices()[0])
     checkpoints = Checkpoints(workdir / workdir_lib.CHECKPOINTS, read_only=True)
-    restored = checkpoints.restore_newest(abstract_state, SingleDeviceSharding(jax.devices()[0]))
+    restored = checkpoints.restore_newest(abstract_state)
     checkpoints.close()
     if restored is None:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")

@@ -1,8 +1,10 @@
 """The processes of a run: how they find each other, agree, and fail together."""
 
 import contextlib
+import json
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from jax.experimental import multihost_utils
 
 from sdjax.training.rendezvous import meet
 
-_TEXT_BYTES = 2048
+_TEXT_BYTES = 2**14
 # Of JAX where it finds no pod, GKE, Slurm or MPI job around it.
 _NO_CLUSTER = "coordinator_address should be defined"
 
@@ -44,7 +46,7 @@ def initialize(
       OSError: if process 0 cannot open the port.
     """
     given = {"coordinator": coordinator, "num_processes": num_processes, "process_id": process_id}
-    timeouts = {
+    timeouts: dict[str, Any] = {
         "initialization_timeout": start_timeout,
         "heartbeat_timeout_seconds": heartbeat_timeout,
     }
@@ -61,6 +63,8 @@ def initialize(
             "--coordinator, --num_processes and --process_id go together; missing: "
             f"{', '.join(missing)}."
         )
+    if num_processes < 1:
+        raise ValueError(f"--num_processes must be at least 1, got {num_processes}.")
     if not 0 <= process_id < num_processes:
         raise ValueError(
             f"--process_id must lie in [0, {num_processes}) for --num_processes="
@@ -77,7 +81,7 @@ def is_main() -> bool:
 
 
 def gather_texts(text: str) -> list[str]:
-    """The `text` of every process, cut to 2 kB each, in order of the processes."""
+    """The `text` of every process, cut to 16 kB each, in order of the processes."""
     if jax.process_count() == 1:
         return [text]
     encoded = np.zeros(_TEXT_BYTES, np.uint8)
@@ -108,18 +112,14 @@ def together() -> Iterator[None]:
         raise PeerError("; ".join(failed))
 
 
-def check_equal(what: str, text: str) -> None:
-    """Raises ValueError if `text` is not the same on every process.
-
-    Args:
-      what: the name of what is compared.
-      text: what it is here, in a form for people.
-    """
-    texts = gather_texts(text)
-    different = [number for number, other in enumerate(texts) if other != texts[0]]
-    if different:
-        number = different[0]
-        raise ValueError(
-            f"{what} must be the same for all {len(texts)} processes: process 0 has {texts[0]}, "
-            f"process {number} has {texts[number]}."
-        )
+def check_equal(values: dict[str, Any]) -> None:
+    """Raises ValueError if `values`, JSON under names for people, differ between processes."""
+    texts = [json.loads(text) for text in gather_texts(json.dumps(values))]
+    for number, other in enumerate(texts):
+        names = [name for name in values if other[name] != texts[0][name]]
+        if names:
+            different = "; ".join(
+                f"{name}: {texts[0][name]!r} in process 0, {other[name]!r} in process {number}"
+                for name in names
+            )
+            raise ValueError(f"All {len(texts)} processes must do the same, but {different}.")

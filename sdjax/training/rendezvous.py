@@ -52,6 +52,7 @@ def _receive_calls(
             f"--coordinator: port {address[1]} cannot be opened ({error.strerror}); choose another."
         )
     calls: dict[int, socket.socket] = {}
+    answered: list[socket.socket] = []
     error = None
     with server, contextlib.ExitStack() as stack:
         while len(calls) < num_processes - 1 and error is None:
@@ -76,9 +77,10 @@ def _receive_calls(
             elif number in calls and not _hung_up(calls[number]):
                 error = ValueError(f"two processes were started with --process_id={number}.")
             calls[number] = call
+            answered.append(call)
         late = isinstance(error, TimeoutError)
         verdict = {"error": "" if error is None else str(error), "late": late}
-        for call in calls.values():
+        for call in answered:
             with contextlib.suppress(OSError):
                 call.sendall(json.dumps(verdict).encode())
     return error
@@ -109,9 +111,9 @@ def _call(
 def _hung_up(call: socket.socket) -> bool:
     """Whether the caller is gone, as one that was killed and has started again."""
     try:
-        return call.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
+        return call.recv(1, socket.MSG_PEEK) == b""
+    except TimeoutError:
+        return False  # It is silent, and waits.
     except OSError:
         return True
 

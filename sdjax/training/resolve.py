@@ -3,8 +3,8 @@
 import dataclasses
 
 from sdjax.checks import one_of
-from sdjax.config import ENCODERS, MASK_FILLS, OPTIMIZERS, RECIPES, Config
-from sdjax.losses import LOSSES
+from sdjax.config import DTYPES, ENCODERS, MASK_FILLS, OPTIMIZERS, RECIPES, Config
+from sdjax.losses import IMPLEMENTATIONS, LOSSES
 
 
 def check_config(config: Config) -> None:
@@ -13,6 +13,8 @@ def check_config(config: Config) -> None:
     one_of("loss", config.loss.name, LOSSES)
     one_of("form", config.loss.form, ("out", "in"))
     one_of("encoder", config.model.encoder, ENCODERS)
+    one_of("model.dtype", config.model.dtype, DTYPES)
+    one_of("implementation", config.loss.implementation, IMPLEMENTATIONS)
     one_of("feature_fill", config.augment.feature_fill, MASK_FILLS)
     for name, phase in (("pretrain", config.pretrain), ("supervise", config.supervise)):
         one_of("optimizer", phase.optimizer, OPTIMIZERS)
@@ -28,6 +30,9 @@ def check_config(config: Config) -> None:
     _within("data.validation_fraction", config.data.validation_fraction)
     _at_least("model.members", config.model.members, 1)
     _at_least("model.frequencies", config.model.frequencies, 0)
+    _at_least("mesh.data", config.mesh.data, 0)
+    _at_least("mesh.fsdp", config.mesh.fsdp, 1)
+    _at_least("microbatches", config.microbatches, 1)
     for name in ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints"):
         _at_least(name, getattr(config, name), 1)
 

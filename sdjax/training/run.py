@@ -1,5 +1,7 @@
 """A whole run: data, phases, checkpoints, test."""
 
+import contextlib
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,21 @@ from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError, Posit
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.interrupt import InterruptGuard
 from sdjax.training.loop import train_phase
-from sdjax.training.mesh import check_batch_size, make_mesh, replicated
+from sdjax.training.mesh import check_batch_size, make_mesh
 from sdjax.training.phases import Phase, make_phases, phase_of_step
-from sdjax.training.progress import TrainingProgress
-from sdjax.training.records import Recorder
+from sdjax.training.processes import check_equal, is_main, together
+from sdjax.training.profiler import StepProfiler
+from sdjax.training.reporter import Reporter
 from sdjax.training.resolve import check_config, resolve
 from sdjax.training.results import test_results, write_report
-from sdjax.training.state import TrainState, begin_phase, init_model, init_state
+from sdjax.training.state import (
+    TrainState,
+    abstract,
+    begin_phase,
+    init_model,
+    init_state,
+    place,
+)
 
 
 class Run:
@@ -37,11 +47,18 @@ class Run:
     def __init__(self, config: Config, workdir: Path):
         check_config(config)
         self.workdir = workdir
-        self.dataset = data_lib.load(config.data, config.seed)
-        self.mesh = make_mesh()
+        # Process 0 first: what it prepares on a shared disk is ready for the others.
+        for turn in (True, False):
+            with together():
+                if is_main() == turn:
+                    self.dataset = data_lib.load(config.data, config.seed)
+        self.mesh = make_mesh(config.mesh)
         train, shape = self.dataset.train, self.dataset.input_shape
+        config = workdir_lib.with_saved_batch_size(config, workdir)
         self.config = config = resolve(config, len(train), shape, self.mesh.size)
-        check_batch_size(config.batch_size, len(train), self.mesh)
+        sizes = {name: len(getattr(self.dataset, name)) for name in ("train", "validation", "test")}
+        check_equal({**workdir_lib.flat(config), **sizes, "labels": self.dataset.num_classes})
+        check_batch_size(config.batch_size, len(train), config.microbatches, self.mesh)
         if config.loss.name == "supcon":
             _check_single_label(train.labels)
         self.steps_per_epoch = data_lib.steps_per_epoch(
@@ -49,38 +66,54 @@ class Run:
         )
         self.phases = make_phases(config, self.steps_per_epoch)
         self.graph = init_model(config, shape, self.dataset.num_classes, jax.random.key(0))[0]
-        self.forward = make_forward(self.graph)
-        workdir_lib.open_workdir(workdir, config)
-        leaves = jax.tree.leaves(self.abstract_state(self.position(0)))
-        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        workdir_lib.check_free_space(workdir, (config.keep_checkpoints + 1) * state_bytes + 2**25)
-        preprocess = self.dataset.preprocess.to_json()
-        workdir_lib.write_json(workdir / workdir_lib.PREPROCESS, preprocess)
+        self.forward = make_forward(self.graph, self.mesh)
+        with together():
+            if is_main():
+                self._open_workdir()
+        if jax.process_count() > 1:
+            workdir_lib.check_shared(workdir)
         folder = workdir / workdir_lib.CHECKPOINTS
         self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
 
-    def train(self) -> TrainState:
-        """The trained state: resumes what is saved, and trains what is left."""
+    def _open_workdir(self) -> None:
+        workdir_lib.open_workdir(self.workdir, self.config)
+        leaves = jax.tree.leaves(self.abstract_state(self.position(0)))
+        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+        needed = (self.config.keep_checkpoints + 1) * state_bytes + 2**25
+        workdir_lib.check_free_space(self.workdir, needed)
+        preprocess = self.dataset.preprocess.to_json()
+        workdir_lib.write_json(self.workdir / workdir_lib.PREPROCESS, preprocess)
+
+    def train(self, *, profile: bool = False) -> TrainState:
+        """The trained state: resumes what is saved, and trains what is left.
+
+        Args:
+          profile: trace a few steps into the workdir's `profile/`.
+        """
         step, state = self.restore_or_init()
-        recorder = Recorder(self.workdir, step)
-        try:
-            with InterruptGuard() as guard, TrainingProgress() as progress:
-                if step:
-                    progress.say(f"Resuming after step {step} of {self.phases[-1].stop}.")
-                for phase in self.phases:
-                    if step >= phase.stop:
-                        continue
-                    if step == phase.start and step > 0:
-                        state = begin_phase(state, phase)
-                    state = train_phase(self, phase, step, state, recorder, progress, guard)
-                    step = phase.stop
-        finally:
-            recorder.close()
-            self.checkpoints.close()
+        traced = self.workdir / workdir_lib.PROFILE if profile and is_main() else None
+        with (
+            contextlib.closing(self.checkpoints),
+            Reporter(self.workdir, step) as reporter,
+            InterruptGuard() as guard,
+            StepProfiler(traced) as profiler,
+        ):
+            if step:
+                reporter.say(f"Resuming after step {step} of {self.phases[-1].stop}.")
+            for phase in self.phases:
+                if step >= phase.stop:
+                    continue
+                if step == phase.start and step > 0:
+                    state = place(functools.partial(begin_phase, state, phase), self.mesh)
+                state = train_phase(self, phase, step, state, reporter, guard, profiler)
+                step = phase.stop
         return state
 
-    def test(self, state: TrainState) -> dict[str, Any]:
-        """Tests the trained model; writes and returns `results.json`, and writes the report."""
+    def test(self, state: TrainState) -> dict[str, Any] | None:
+        """Tests the trained model; writes and returns `results.json`, and writes the report.
+
+        Every process computes its share; process 0 writes, and has the result.
+        """
         outputs = {
             name: run_model(
                 self.forward,
@@ -95,6 +128,8 @@ class Run:
                 ("test", self.dataset.test),
             )
         }
+        if not is_main():
+            return None
         results = test_results(self.dataset, outputs["validation"].scores, outputs["test"].scores)
         workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
         write_report(self.workdir, self.config, self.dataset, outputs["test"], results)
@@ -102,10 +137,9 @@ class Run:
 
     def restore_or_init(self) -> tuple[int, TrainState]:
         """The newest saved state, else that of step 0."""
-        sharding = replicated(self.mesh)
-        restored = self.checkpoints.restore_newest(self.abstract_state, sharding)
+        restored = self.checkpoints.restore_newest(self.abstract_state)
         if restored is None:
-            return 0, jax.device_put(self.fresh_state(0), sharding)
+            return 0, place(functools.partial(self.fresh_state, 0), self.mesh)
         state, position = restored
         return int(position["step"]), state
 
@@ -115,7 +149,7 @@ class Run:
         return init_state(self.config, self.dataset.input_shape, self.dataset.num_classes, phase)
 
     def abstract_state(self, position: Position) -> TrainState:
-        """Shapes and dtypes of the state at `position`.
+        """Shapes, dtypes and shardings of the state at `position`.
 
         Raises:
           ForeignCheckpointError: if the data does not stand there after as many steps.
@@ -126,7 +160,7 @@ class Run:
                 f"A checkpoint stands at {position} in the data, this run would stand at "
                 f"{self.position(step)}: the data of the run have changed."
             )
-        return jax.eval_shape(lambda: self.fresh_state(step))
+        return abstract(functools.partial(self.fresh_state, step), self.mesh)
 
     def position(self, step: int) -> Position:
         """Where the data stands after `step` steps, in numbers that any number of devices reads."""

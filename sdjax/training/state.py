@@ -1,5 +1,6 @@
 """The training state: one pytree, all that a step needs besides its batch."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from flax import nnx
 
 from sdjax.config import Config
 from sdjax.models import Model
+from sdjax.training.mesh import Mesh, state_sharding
 from sdjax.training.optimizer import make_optimizer
 from sdjax.training.phases import Phase
 
@@ -86,6 +88,22 @@ def begin_phase(state: TrainState, phase: Phase) -> TrainState:
         opt_state=jax.vmap(optimizer.init)(params),
         # A copy: donated buffers must not appear twice.
         average=jax.tree.map(jnp.copy, params) if averaged else None,
+    )
+
+
+def place(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """The state that `make` makes, computed where it lies on the devices of `mesh`."""
+    shardings = state_sharding(jax.eval_shape(make), mesh)
+    return jax.jit(make, out_shardings=shardings)()
+
+
+def abstract(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state that `make` makes."""
+    shapes = jax.eval_shape(make)
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        state_sharding(shapes, mesh),
     )
 
 

@@ -8,12 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import Config, LossConfig
 from sdjax.data.augment import random_view
-from sdjax.training.mesh import DATA_AXIS, Mesh
+from sdjax.training.mesh import Mesh, batch_axes, state_sharding
 from sdjax.training.optimizer import learning_rate_schedule, make_optimizer
 from sdjax.training.phases import Phase
 from sdjax.training.state import TrainState, update_average
@@ -36,7 +37,7 @@ def make_contrastive_loss(config: LossConfig, mesh: Mesh) -> Callable[..., Array
     family = losses.LOSSES
     if mesh.size > 1:
         family = sharded.LOSSES
-        options |= {"axis_name": DATA_AXIS, "mesh": mesh}
+        options |= {"axis_name": batch_axes(mesh), "mesh": mesh}
     if name == "jaccard":
         options["threshold"] = config.threshold
     if config.normalizer:
@@ -72,21 +73,24 @@ def make_objective(
     Without a key, examples are taken as they are and dropout is off.
     """
     contrastive_loss = make_contrastive_loss(config.loss, mesh)
+    encode = make_encode(graph, config.microbatches, mesh)
 
     def objective(
         params: nnx.State, variables: nnx.State, batch: Batch, key: Array | None
     ) -> tuple[Array, Metrics]:
         model = nnx.merge(graph, params, variables)
         x, labels, where = batch["x"], batch["labels"], batch["where"]
-        rngs = None
         if key is not None and phase.trains_encoder:
             first, second, dropout = jax.random.split(key, 3)
             views = [random_view(k, x, where, config.augment, modality) for k in (first, second)]
+            # Side by side, so that both views of an example stay on its device.
             x, labels, where = (
-                jnp.concatenate(pair) for pair in (views, [labels] * 2, [where] * 2)
+                jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:])
+                for pair in (views, [labels] * 2, [where] * 2)
             )
-            rngs = nnx.Rngs(dropout=dropout)
-        h = model.encode(x, rngs=rngs)
+            h = encode(params, variables, x, dropout)
+        else:
+            h = model.encode(x)
         if not phase.trains_encoder:
             h = jax.lax.stop_gradient(h)
         terms: Metrics = {}
@@ -101,7 +105,39 @@ def make_objective(
     return objective
 
 
-def make_train_step(phase: Phase, objective: Objective) -> TrainStep:
+def make_encode(graph: nnx.GraphDef, microbatches: int, mesh: Mesh) -> Callable[..., Array]:
+    """The encoder of a training step, as a function of (params, variables, x, dropout key).
+
+    With several microbatches, one after another passes the encoder; the representations of all are
+    the result, and the backward pass computes each microbatch's activations anew. So a loss sees
+    the whole batch, its gradient is that of the whole batch, and the activations of one microbatch
+    are all that is held.
+
+    References:
+      Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021
+      (https://arxiv.org/abs/2101.06983).
+    """
+
+    def encode(params: nnx.State, variables: nnx.State, x: Array, key: Array) -> Array:
+        model = nnx.merge(graph, params, variables)
+        return model.encode(x, rngs=nnx.Rngs(dropout=key))
+
+    def encode_in_parts(params: nnx.State, variables: nnx.State, x: Array, key: Array) -> Array:
+        @jax.checkpoint
+        def part(x_and_key: tuple[Array, Array]) -> Array:
+            return encode(params, variables, *x_and_key)
+
+        # Every part takes rows of every device.
+        parts = x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
+        rows = NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
+        parts = jax.lax.with_sharding_constraint(parts, rows)
+        h = jax.lax.map(part, (parts, jax.random.split(key, microbatches)))
+        return h.swapaxes(0, 1).reshape(-1, *h.shape[2:])
+
+    return encode if microbatches == 1 else encode_in_parts
+
+
+def make_train_step(phase: Phase, objective: Objective, mesh: Mesh) -> TrainStep:
     """The jitted step of a phase; it takes over (donates) the state that it is given."""
     optimizer = make_optimizer(phase)
     schedule = learning_rate_schedule(phase.config, phase.num_steps)
@@ -127,6 +163,7 @@ def make_train_step(phase: Phase, objective: Objective) -> TrainStep:
             average=update_average(state.average, params, phase.config.ema_decay, count),
         )
         metrics = {name: values.mean() for name, values in metrics.items()}
+        state = jax.lax.with_sharding_constraint(state, state_sharding(state, mesh))
         return state, {**metrics, "learning_rate": jnp.asarray(schedule(count))}
 
     return jax.jit(train_step, donate_argnums=0)

@@ -3,14 +3,33 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from sdjax.config import Config
+from sdjax.training.processes import gather_texts, is_main, together
 
 CONFIG, PREPROCESS, RESULTS = "config.json", "preprocess.json", "results.json"
-CHECKPOINTS, REPORT = "checkpoints", "report"
+CHECKPOINTS, REPORT, PROFILE = "checkpoints", "report", "profile"
+
+# How a run is carried out, not what it computes: a run that resumes may change these.
+_CHANGEABLE = (
+    "mesh.",
+    "microbatches",
+    "model.remat",
+    "loss.implementation",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+)
+_TOKEN = ".shared"
+_SECONDS_TO_SEE = 10.0  # network file systems may show a new file late
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -27,24 +46,71 @@ def open_workdir(workdir: Path, config: Config) -> None:
       OSError: if it cannot be written to.
       ValueError: if another config's run lives there; names the fields that differ.
     """
+    if re.match(r"\w+:/", str(workdir)):
+        raise ValueError(
+            f"workdir {workdir} is a URL, not a folder: mount the bucket (gcsfuse for gs://) and "
+            "name the mounted folder."
+        )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / ".writable").touch()
         (workdir / ".writable").unlink()
     except OSError as error:
         raise OSError(f"workdir {workdir} cannot be written to: {error.strerror}.") from error
-    wanted = dataclasses.asdict(config)
     path = workdir / CONFIG
     if path.exists():
-        found = json.loads(path.read_text())
-        differences = _differences(json.loads(json.dumps(wanted)), found)
-        if differences:
+        here, there = flat(config), flat(read_config(workdir))
+        texts = [
+            f"{name}: there {there.get(name)!r}, here {here.get(name)!r}"
+            for name in sorted(here)
+            if here[name] != there[name] and not name.startswith(_CHANGEABLE)
+        ]
+        if texts:
             raise ValueError(
-                f"workdir {workdir} holds the run of another config ({'; '.join(differences)}). "
+                f"workdir {workdir} holds the run of another config ({'; '.join(texts)}). "
                 "Choose another --workdir, or remove this one to start again."
             )
-    else:
-        write_json(path, wanted)
+    write_json(path, dataclasses.asdict(config))
+
+
+def with_saved_batch_size(config: Config, workdir: Path) -> Config:
+    """`config`; a batch size that it leaves open is that of the run in `workdir`, if there is one.
+
+    It would depend on the number of devices otherwise.
+    """
+    saved = 0
+    if is_main() and not config.batch_size and (workdir / CONFIG).exists():
+        saved = read_config(workdir).batch_size
+    saved = int(gather_texts(str(saved))[0])
+    return dataclasses.replace(config, batch_size=config.batch_size or saved)
+
+
+def check_shared(workdir: Path) -> None:
+    """Raises ValueError on a process that does not see what process 0 writes into `workdir`."""
+    token = f"{time.time_ns()} {socket.gethostname()}"
+    with together():
+        if is_main():
+            (workdir / _TOKEN).write_text(token)
+    token = gather_texts(token)[0]
+    with together():
+        deadline = time.monotonic() + _SECONDS_TO_SEE
+        while not _holds(workdir / _TOKEN, token):
+            if time.monotonic() > deadline:
+                raise ValueError(
+                    f"workdir {workdir} is not shared: process {jax.process_index()} on "
+                    f"{socket.gethostname()} does not see what process 0 on {token.split()[1]} "
+                    "writes there. Choose a folder on a disk that all machines mount."
+                )
+            time.sleep(0.1)
+    if is_main():
+        (workdir / _TOKEN).unlink()
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_text() == text
+    except OSError:
+        return False
 
 
 def read_config(workdir: Path) -> Config:
@@ -68,12 +134,10 @@ def check_free_space(workdir: Path, needed: int) -> None:
         )
 
 
-def _differences(wanted: dict[str, Any], found: dict[str, Any], prefix: str = "") -> list[str]:
-    texts = []
-    for key in sorted(wanted.keys() | found.keys()):
-        ours, theirs = wanted.get(key), found.get(key)
-        if isinstance(ours, dict) and isinstance(theirs, dict):
-            texts += _differences(ours, theirs, f"{prefix}{key}.")
-        elif ours != theirs:
-            texts.append(f"{prefix}{key}: there {theirs!r}, here {ours!r}")
-    return texts
+def flat(config: Any, prefix: str = "") -> dict[str, Any]:
+    """The fields of a config as {"model.width": 256, ...}."""
+    fields: dict[str, Any] = {}
+    for each in dataclasses.fields(config):
+        value, name = getattr(config, each.name), prefix + each.name
+        fields |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
+    return fields

@@ -1,8 +1,8 @@
 import copy
 
 import jax
-import numpy as np
 import pytest
+from pods import write_toy_files
 
 from sdjax.config import Config
 
@@ -22,14 +22,8 @@ def quick_compilation(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def toy_files(tmp_path_factory):
-    """A small separable data set: three labels, each with a direction of its own."""
     folder = tmp_path_factory.mktemp("toy")
-    rng = np.random.default_rng(0)
-    directions = rng.normal(size=(3, 6))
-    for name, size in (("train", 70), ("validation", 24), ("test", 40)):
-        labels = rng.random((size, 3)) < 0.5
-        x = labels @ directions + 0.1 * rng.normal(size=(size, 6))
-        np.savez(folder / f"{name}.npz", x=x.astype(np.float32), labels=labels)
+    write_toy_files(folder)
     return folder
 
 

@@ -1,12 +1,19 @@
+import copy
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import SingleDeviceSharding
 
-from sdjax.config import Config
-from sdjax.training.checkpoint import Checkpoints
+from sdjax.config import Config, MeshConfig
+from sdjax.training import state as state_lib
+from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError
+from sdjax.training.fingerprint import fingerprint
+from sdjax.training.mesh import make_mesh
 from sdjax.training.phases import make_phases
 from sdjax.training.state import init_state
 
@@ -23,8 +30,12 @@ def state_at(step):
     )
 
 
-def abstract(position):
-    return jax.eval_shape(lambda: init_state(CONFIG, (5,), 3, PHASE))
+def one_device():
+    return make_mesh(devices=jax.devices()[:1])
+
+
+def abstract(position, config=CONFIG, mesh=None):
+    return state_lib.abstract(lambda: init_state(config, (5,), 3, PHASE), mesh or one_device())
 
 
 def saved(folder, steps, keep=3):
@@ -34,10 +45,10 @@ def saved(folder, steps, keep=3):
     checkpoints.close()
 
 
-def restore(folder, **options):
+def restore(folder, abstract=abstract, **options):
     checkpoints = Checkpoints(folder, **options)
     try:
-        return checkpoints.restore_newest(abstract, SingleDeviceSharding(jax.devices()[0]))
+        return checkpoints.restore_newest(abstract)
     finally:
         checkpoints.close()
 
@@ -50,8 +61,8 @@ def damage(folder, how):
     elif how == "empty state":
         shutil.rmtree(folder / "state" / "d")
         shutil.rmtree(folder / "state" / "ocdbt.process_0")
-    elif how == "no position":
-        shutil.rmtree(folder / "position")
+    elif how == "no manifest":
+        shutil.rmtree(folder / "manifest")
 
 
 def test_nothing_saved(tmp_path):
@@ -72,7 +83,7 @@ def test_keeps_as_many_as_asked_for(tmp_path):
 
 # Threads of Orbax that read beside the one that failed complain of the loop it has closed.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("how", ["truncate", "empty state", "no position"])
+@pytest.mark.parametrize("how", ["truncate", "empty state", "no manifest"])
 def test_a_broken_newest_checkpoint_is_set_aside(tmp_path, how):
     folder = tmp_path / "c"
     saved(folder, [3, 5])
@@ -108,4 +119,169 @@ def test_leftovers_of_a_killed_write_are_ignored(tmp_path):
     folder = tmp_path / "c"
     saved(folder, [3])
     shutil.copytree(folder / "3", folder / "5.orbax-checkpoint-tmp")
+    assert restore(folder)[1]["step"] == 3
+
+
+def files_of(folder):
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def harm(path, how, rng):
+    if how == "remove":
+        path.unlink()
+        return
+    content = bytearray(path.read_bytes())
+    if how == "truncate":
+        del content[int(rng.integers(len(content))) :]
+    elif content:
+        content[int(rng.integers(len(content)))] ^= 1 << int(rng.integers(8))
+    path.write_bytes(content)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("how", ["remove", "truncate", "flip a bit"])
+def test_damage_to_any_file_is_found_or_harmless(tmp_path, how):
+    """What comes back is the state that was saved, or the one before."""
+    saved(tmp_path / "sound", [3, 5])
+    rng = np.random.default_rng(0)
+    fell_back = 0
+    number = len(files_of(tmp_path / "sound" / "5"))
+    for index in range(number):
+        folder = tmp_path / str(index) / "c"
+        shutil.copytree(tmp_path / "sound", folder)
+        harm(files_of(folder / "5")[index], how, rng)
+        state, position = restore(folder)
+        assert position == {"step": position["step"], "phase": "joint"}
+        assert position["step"] in (3, 5)
+        fell_back += position["step"] == 3
+        jax.tree.map(np.testing.assert_array_equal, state, state_at(position["step"]))
+    assert 0 < fell_back <= number
+
+
+def test_flipped_bits_of_the_arrays_are_found(tmp_path):
+    """Also where the file itself is in order: its own checksums do not help then."""
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    state = state_at(3)
+    checkpoints.save(3, state, {"step": 3, "phase": "joint"})
+    checkpoints.wait()
+    manifest = tmp_path / "c" / "3" / "manifest" / "metadata"
+    assert manifest.exists()
+    text = manifest.read_text()
+    sums = fingerprint(state)
+    for one, other in ((f'"checksum": {sums[3]}', '"checksum": 1'), ('"step": 3', '"step": 2')):
+        assert one in text
+        manifest.write_text(text.replace(one, other))
+        with pytest.raises(ValueError, match="None of the checkpoints"):
+            restore(tmp_path / "c", read_only=True)
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "int32", "uint8", "bool"])
+def test_fingerprints_change_with_any_bit_and_order(dtype):
+    rng = np.random.default_rng(0)
+    x = np.asarray(rng.integers(0, 2, (4, 5, 3)) if dtype == "bool" else rng.random((4, 5, 3)) * 99)
+    x = np.asarray(x.astype(jnp.dtype(dtype)))
+    (whole,) = fingerprint(jnp.asarray(x))
+    assert fingerprint([jnp.asarray(x)] * 2) == [whole] * 2
+    bits = x.view(np.uint8).reshape(-1)
+    for _ in range(30):
+        place = int(rng.integers(bits.size))
+        flipped = bits.copy()
+        flipped[place] ^= 1 if dtype == "bool" else 1 << int(rng.integers(8))
+        assert fingerprint(jnp.asarray(flipped.view(x.dtype).reshape(x.shape))) != [whole]
+    for other in (x[::-1], x[:, ::-1], x[:, :, ::-1], x.transpose(1, 0, 2)):
+        assert fingerprint(jnp.asarray(other)) != [whole]
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (4, 1), (4, 4), (8, 2)])
+def test_restores_on_any_number_of_devices(tmp_path, devices, fsdp):
+    config = copy.deepcopy(CONFIG)
+    config.model.width = 64
+
+    def make():
+        return init_state(config, (5,), 3, PHASE)
+
+    state = state_lib.place(make, make_mesh(MeshConfig(fsdp=4)))
+    sums = fingerprint(state)
+    checkpoints = Checkpoints(tmp_path / "c")
+    checkpoints.save(1, state, {"step": 1})
+    checkpoints.close()
+    mesh = make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:devices])
+    restored, _ = restore(tmp_path / "c", lambda position: abstract(position, config, mesh))
+    kernel = restored.params["encoder"]["layers"][1]["kernel"]
+    assert kernel.sharding.shard_shape(kernel.shape) == (1, 64 // fsdp, 64)
+    assert len(kernel.sharding.device_set) == devices
+    jax.tree.map(np.testing.assert_array_equal, restored, state)
+    assert fingerprint(restored) == sums == fingerprint(make())
+
+
+def test_a_checkpoint_of_another_model_says_what_differs(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, [3])
+    wider, averaged = copy.deepcopy(CONFIG), make_phases(Config(recipe="joint"), 10)[0]
+    wider.model.width = 16
+    text = r"another model .*kernel.*float32 \[1, 5, 8\] there, float32 \[1, 5, 16\] here.* more"
+    with pytest.raises(ForeignCheckpointError, match=text):
+        restore(folder, lambda position: abstract(position, wider))
+    with pytest.raises(
+        ForeignCheckpointError, match=r"average.*float32 \[1, 3\] there, absent here"
+    ):
+        restore(folder, lambda p: jax.eval_shape(lambda: init_state(CONFIG, (5,), 3, averaged)))
+    assert restore(folder)[1]["step"] == 3
+
+
+FULL_DISK = """
+import sys
+from pathlib import Path
+from test_checkpoint import Checkpoints, jax, jnp, state_at
+
+folder, grow = Path(sys.argv[1]), int(sys.argv[2])
+checkpoints = Checkpoints(folder, keep=2)
+try:
+    for step in (1, 2):
+        checkpoints.save(step, state_at(step), {"step": step})
+    checkpoints.wait()
+    key = jax.random.key(0)
+    big = state_at(3)._replace(variables={"big": jax.random.normal(key, (grow, 2**18))})
+    checkpoints.save(3, big, {"step": 3})
+    checkpoints.wait()
+except OSError as error:
+    print("OSError:", error)
+try:
+    checkpoints.close()
+except OSError as error:
+    print("again:", error)
+"""
+
+
+def test_a_full_disk_keeps_what_is_saved(tmp_path):
+    """A real one, of 4 MiB; there has to be the right to mount it."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)]
+    try:
+        subprocess.run(mount, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("a small disk cannot be mounted here")
+    try:
+        check_full_disk(disk / "c")
+    finally:
+        subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_a_file_that_may_not_grow_keeps_what_is_saved(tmp_path):
+    """As a quota does it: files of more than 1 MiB cannot be written."""
+    check_full_disk(tmp_path / "c", ["bash", "-c", 'ulimit -f 1024; trap "" XFSZ; exec "$@"', "-"])
+
+
+def check_full_disk(folder, prefix=()):
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{FULL_DISK}"
+    command = [*prefix, sys.executable, "-c", code, str(folder), "8"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    text = f"OSError: The checkpoint of step 3 could not be written to {folder}: "
+    assert text in done.stdout, done.stdout + done.stderr
+    assert "Kept: those of steps 1, 2. The same command resumes from the last." in done.stdout
+    assert restore(folder, keep=2)[1]["step"] == 2
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+    saved(folder, [3], keep=2)
     assert restore(folder)[1]["step"] == 3

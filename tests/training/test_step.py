@@ -4,16 +4,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType
+from flax import nnx
 
-from sdjax.config import Config, LossConfig
+from sdjax.config import Config, LossConfig, MeshConfig
 from sdjax.losses import LOSSES
-from sdjax.training.mesh import batch_sharding, make_mesh, replicated
+from sdjax.training.mesh import batch_sharding, make_mesh, state_sharding
 from sdjax.training.phases import make_phases
 from sdjax.training.state import begin_phase, init_model, init_state
 from sdjax.training.step import (
     binary_cross_entropy,
     make_contrastive_loss,
+    make_encode,
     make_objective,
     make_train_step,
 )
@@ -38,7 +39,7 @@ def toy_batch(padding=0):
 
 
 def one_device():
-    return jax.make_mesh((1,), ("data",), (AxisType.Auto,), devices=jax.devices()[:1])
+    return make_mesh(devices=jax.devices()[:1])
 
 
 def make(config, index=0, mesh=None):
@@ -46,8 +47,9 @@ def make(config, index=0, mesh=None):
     phase = phases[index]
     state = init_state(config, SHAPE, CLASSES, phase)
     graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
-    objective = make_objective(config, phase, graph, "vector", mesh or one_device())
-    return state, objective, make_train_step(phase, objective)
+    mesh = mesh or one_device()
+    objective = make_objective(config, phase, graph, "vector", mesh)
+    return state, objective, make_train_step(phase, objective, mesh)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -106,20 +108,105 @@ def test_members_learn_independently():
     assert np.abs(kernels[0][...] - kernels[1][...]).max() > 1e-3
 
 
-@pytest.mark.parametrize("implementation", ["auto", "ring"])
-def test_eight_devices_equal_one(implementation):
+@pytest.mark.parametrize(
+    ("fsdp", "implementation"), [(1, "auto"), (1, "ring"), (2, "ring"), (8, "auto")]
+)
+def test_eight_devices_equal_one(fsdp, implementation):
     config = toy_config(loss=LossConfig(implementation=implementation))
     config.augment.feature_fill = "sample"
+    config.model.width = 64
     results = []
-    assert make_mesh().size == 8
-    for mesh in (one_device(), make_mesh()):
+    for mesh in (one_device(), make_mesh(MeshConfig(fsdp=fsdp))):
         state, _, step = make(config, mesh=mesh)
-        state = jax.device_put(state, replicated(mesh))
+        state = jax.device_put(state, state_sharding(state, mesh))
         batch = jax.device_put(toy_batch(padding=5), batch_sharding(mesh))
         for _ in range(3):
             state, metrics = step(state, batch)
+        kernels = [state.params["encoder"]["layers"][1]["kernel"], *moments(state)]
+        for kernel in kernels:
+            assert kernel.sharding.shard_shape(kernel.shape)[1:] == (64 // mesh.shape["fsdp"], 64)
         results.append((jax.device_get(metrics), jax.device_get(state.params)))
+    assert mesh.size == 8
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6), *results)
+
+
+def moments(state):
+    """Adam's, of the encoder's square kernel."""
+    leaves = [x for x in jax.tree.leaves(state.opt_state) if x.shape[-2:] == (64, 64)]
+    assert len(leaves) == 2
+    return leaves
+
+
+@pytest.mark.parametrize("encoder", ["mlp", "convnet"])
+@pytest.mark.parametrize("changes", [{"microbatches": 4}, {"remat": True}])
+def test_microbatches_and_remat_leave_the_gradient_of_the_whole_batch(encoder, changes):
+    """Of the contrastive loss too, which sees pairs across microbatches."""
+    results = []
+    for change in ({}, changes):
+        config = toy_config(contrastive_weight=1.0, microbatches=change.get("microbatches", 1))
+        config.model.remat = change.get("remat", False)
+        config.model.dropout = 0.0
+        batch, shape = toy_batch(padding=3), SHAPE
+        if encoder == "convnet":
+            config.model.encoder, config.model.width, shape = "convnet", 4, (8, 8, 1)
+            config.augment.shift = 1
+            batch["x"] = np.random.default_rng(1).normal(size=(BATCH, *shape)).astype(np.float32)
+        results.append(whole_gradient(config, shape, batch))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
+
+
+def whole_gradient(config, shape, batch):
+    (phase,) = make_phases(config, steps_per_epoch=4)
+    state = init_state(config, shape, CLASSES, phase)
+    graph = init_model(config, shape, CLASSES, jax.random.key(0))[0]
+    modality = "vector" if len(shape) == 1 else "image"
+    objective = make_objective(config, phase, graph, modality, one_device())
+    params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
+    gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
+    return gradient(params, variables, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize("how", ["microbatches", "remat"])
+def test_less_is_held_for_the_backward_pass(how):
+    """Counted in the program, since XLA's CPU compiler undoes what saves memory there."""
+    x = jax.ShapeDtypeStruct((64, 32, 32, 1), jnp.float32)
+    sizes = []
+    for reduced in (False, True):
+        config = toy_config()
+        config.model.encoder, config.model.width, config.model.depth = "convnet", 8, 3
+        config.model.remat = reduced and how == "remat"
+        key = jax.random.key(0)
+        graph, params, variables = init_model(config, x.shape[1:], CLASSES, key)
+        params, variables = jax.tree.map(lambda x: x[0], (params, variables))
+        encode = make_encode(graph, 8 if reduced and how == "microbatches" else 1, one_device())
+
+        def backward(x):
+            return jax.vjp(lambda params, x: encode(params, variables, x, key), params, x)[1]
+
+        held = jax.tree.leaves(jax.eval_shape(backward, x))
+        sizes.append(sum(array.size * array.dtype.itemsize for array in held))
+    assert sizes[1] < 0.25 * sizes[0]
+
+
+def test_bfloat16_computes_narrow_and_keeps_parameters_and_losses_in_float32():
+    config = toy_config()
+    config.supervise.learning_rate = 0.01
+    config.model.dtype = "bfloat16"
+    state, _, step = make(config)
+    graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
+    params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
+    model = nnx.merge(graph, params, variables)
+    h = model.encode(toy_batch()["x"])
+    assert h.dtype == jnp.bfloat16
+    assert model.project(h).dtype == model.classify(h).dtype == jnp.float32
+    losses = []
+    for _ in range(20):
+        state, metrics = step(state, toy_batch())
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[1]
+    kinds = {x.dtype for x in jax.tree.leaves((state.params, state.opt_state))}
+    assert kinds <= {jnp.dtype("float32"), jnp.dtype("int32")}
+    assert {value.dtype for value in metrics.values()} == {jnp.dtype("float32")}
 
 
 def test_the_probe_leaves_encoder_and_projection_alone():

@@ -12,7 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from sdjax.training.fingerprint import fingerprint
-from sdjax.training.processes import is_main, together
+from sdjax.training.processes import LostPeerError, is_main, together
 from sdjax.training.state import TrainState
 
 Position = dict[str, int | str]
@@ -83,10 +83,11 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 with together():
-                    restored = self._restore(step, abstract_state)
+                    state, manifest = self._read(step, abstract_state)
+                _verify(state, manifest)
                 self._set_aside(broken)
-                return restored
-            except ForeignCheckpointError:
+                return state, manifest["position"]
+            except (ForeignCheckpointError, LostPeerError):
                 raise
             except Exception as error:  # Orbax raises many types for a damaged file.
                 logging.error(
@@ -121,20 +122,32 @@ class Checkpoints:
         with self._explained():
             self._manager.close()
 
-    def _restore(
+    def _reader(self) -> ocp.CheckpointManager:
+        """A manager by which a process reads alone.
+
+        Where one fails to read, the others would wait for it inside Orbax.
+        """
+        if jax.process_count() == 1:
+            return self._manager
+        me = jax.process_index()
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
+        )
+        options = ocp.CheckpointManagerOptions(
+            create=False, read_only=True, multiprocessing_options=alone
+        )
+        return ocp.CheckpointManager(self._directory, options=options)
+
+    def _read(
         self, step: int, abstract_state: Callable[[Position], TrainState]
-    ) -> tuple[TrainState, Position]:
+    ) -> tuple[TrainState, Manifest]:
+        reader = self._reader()
         item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-        manifest = _checked(self._manager.restore(step, args=item)["manifest"])
-        position, arrays = manifest["position"], manifest["arrays"]
-        target = abstract_state(position)
-        _check_model(arrays, _described(target))
+        manifest = _checked(reader.restore(step, args=item)["manifest"])
+        target = abstract_state(manifest["position"])
+        _check_model(manifest["arrays"], _described(target))
         item = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        state = self._manager.restore(step, args=item)["state"]
-        for (name, saved), found in zip(arrays.items(), fingerprint(state), strict=True):
-            if saved["checksum"] != found:
-                raise DamagedCheckpointError(f"the array {name} is not what was saved")
-        return state, position
+        return reader.restore(step, args=item)["state"], manifest
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves broken checkpoints out of the way of new ones, without deleting them."""
@@ -191,6 +204,12 @@ def _arrays(state: TrainState) -> dict[str, dict[str, Any]]:
         name: {**values, "checksum": value}
         for (name, values), value in zip(described.items(), sums, strict=True)
     }
+
+
+def _verify(state: TrainState, manifest: Manifest) -> None:
+    for (name, saved), found in zip(manifest["arrays"].items(), fingerprint(state), strict=True):
+        if saved["checksum"] != found:
+            raise DamagedCheckpointError(f"the array {name} is not what was saved")
 
 
 def _signed(manifest: Manifest) -> Manifest:

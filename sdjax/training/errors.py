@@ -10,7 +10,7 @@ import jax
 
 from sdjax.training.interrupt import Interrupted
 from sdjax.training.loop import NonFiniteLossError
-from sdjax.training.processes import PeerError
+from sdjax.training.processes import LostPeerError, PeerError
 
 # Errors that the user can do something about: their text says it all.
 _EXPECTED = (NonFiniteLossError, OSError, PeerError, ValueError)
@@ -32,7 +32,7 @@ def reported_errors() -> Iterator[None]:
         several = jax.process_count() > 1
         if isinstance(error, _EXPECTED):
             print(f"Error: {error}", file=sys.stderr)
-        elif several and isinstance(error, jax.errors.JaxRuntimeError):
+        elif several and isinstance(error, LostPeerError | jax.errors.JaxRuntimeError):
             text = str(error).splitlines()[0][:300]
             print(
                 f"Error: process {jax.process_index()} lost another process ({text}). What was "

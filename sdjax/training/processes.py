@@ -21,6 +21,10 @@ class PeerError(RuntimeError):
     """Another process of the run failed."""
 
 
+class LostPeerError(RuntimeError):
+    """Another process of the run is gone."""
+
+
 def initialize(
     coordinator: str | None = None,
     num_processes: int | None = None,
@@ -97,6 +101,7 @@ def together() -> Iterator[None]:
 
     Raises:
       PeerError: where the block went well here and not elsewhere; says where, and why.
+      LostPeerError: if another process is gone.
     """
     error: Exception | None = None
     try:
@@ -104,7 +109,10 @@ def together() -> Iterator[None]:
     except Exception as raised:
         error = raised
     mine = "" if error is None else f"{socket.gethostname()}: {error}"
-    texts = gather_texts(mine)
+    try:
+        texts = gather_texts(mine)
+    except (jax.errors.JaxRuntimeError, ValueError) as lost:
+        raise LostPeerError(str(lost).splitlines()[0][:300]) from (error or lost)
     if error is not None:
         raise error
     failed = [f"process {number} ({text})" for number, text in enumerate(texts) if text]

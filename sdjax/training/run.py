@@ -104,7 +104,7 @@ class Run:
                 if step >= phase.stop:
                     continue
                 if step == phase.start and step > 0:
-                    state = place(functools.partial(begin_phase, state, phase), self.mesh)
+                    state = place(functools.partial(begin_phase, phase=phase), self.mesh, state)
                 state = train_phase(self, phase, step, state, reporter, guard, profiler)
                 step = phase.stop
         return state

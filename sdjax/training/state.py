@@ -91,10 +91,10 @@ def begin_phase(state: TrainState, phase: Phase) -> TrainState:
     )
 
 
-def place(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """The state that `make` makes, computed where it lies on the devices of `mesh`."""
-    shardings = state_sharding(jax.eval_shape(make), mesh)
-    return jax.jit(make, out_shardings=shardings)()
+def place(make: Callable[..., TrainState], mesh: Mesh, *given: Any) -> TrainState:
+    """The state that `make` makes of `given`, computed where it lies on the devices of `mesh`."""
+    shardings = state_sharding(jax.eval_shape(make, *given), mesh)
+    return jax.jit(make, out_shardings=shardings)(*given)
 
 
 def abstract(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:

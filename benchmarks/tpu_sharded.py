@@ -8,7 +8,6 @@ device sends, are counted in the traced program, loops times their rounds; the r
 triangle's rows, which vary, count by their mean.
 """
 
-import functools
 import sys
 import time
 from pathlib import Path
@@ -16,10 +15,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from absl import app, flags
 from jax.experimental import topologies
-from jax.extend.core import ClosedJaxpr, Jaxpr
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -27,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import sdjax
 from sdjax import blocks
+from sdjax.analysis.cost import counted
 
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPU chips.")
 BATCHES = flags.DEFINE_list("batches", ["32768", "262144", "1048576"], "Rows over all devices.")
@@ -42,13 +40,6 @@ HEADER = (
     "MB sent: ring | gathered | scattered | compile s |\n"
     "|---|---|---|---|---|---|---|---|---|---|---|"
 )
-SENDS = {
-    "ppermute": "ring",
-    "all_gather": "gathered",
-    "all_gather_invariant": "gathered",
-    "reduce_scatter": "scattered",
-    "psum_scatter": "scattered",
-}
 
 
 def main(argv: list[str]) -> None:
@@ -85,8 +76,7 @@ def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[st
     )
     traced = jax.jit(run).trace(z, labels)
     tiles, _ = blocks.tiling(batch // mesh.size)
-    count = functools.partial(counted, triangle=(tiles + 1) / 2)
-    counts = count(traced.jaxpr)
+    counts = counted(traced.jaxpr, unknown_rounds=(tiles + 1) / 2)
     start = time.perf_counter()
     memory = traced.lower().compile().memory_analysis()
     seconds = time.perf_counter() - start
@@ -99,39 +89,6 @@ def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[st
         *sent,
         f"{seconds:.0f}",
     ]
-
-
-def counted(jaxpr: ClosedJaxpr | Jaxpr, triangle: float) -> dict[str, float]:
-    """Operations of matrix products, and bytes that a device sends, of one device's program."""
-    totals = dict.fromkeys(("flop", *SENDS.values()), 0.0)
-    jaxpr = jaxpr.jaxpr if isinstance(jaxpr, ClosedJaxpr) else jaxpr
-    for equation in jaxpr.eqns:
-        name, params = equation.primitive.name, equation.params
-        if name == "dot_general":
-            (contracted, _), _ = params["dimension_numbers"]
-            depth = np.prod([equation.invars[0].aval.shape[k] for k in contracted])
-            totals["flop"] += 2 * float(np.prod(equation.outvars[0].aval.shape) * depth)
-        elif name in SENDS:
-            # The larger side is what passes through a device's links, less its own part.
-            sizes = [nbytes(v.aval) for v in (*equation.invars, *equation.outvars)]
-            totals[SENDS[name]] += max(sizes)
-        rounds = {"scan": params.get("length"), "while": triangle}.get(name, 1)
-        branches = [counted(inner, triangle) for inner in programs(params)]
-        for kind in totals:
-            found = [branch[kind] for branch in branches]
-            # Of the branches of a condition, one runs.
-            totals[kind] += rounds * (max(found, default=0) if name == "cond" else sum(found))
-    return totals
-
-
-def programs(params: dict[str, Any]) -> list[ClosedJaxpr | Jaxpr]:
-    """The programs inside an operation."""
-    flat = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr))
-    return [x for x in flat if isinstance(x, ClosedJaxpr | Jaxpr)]
-
-
-def nbytes(aval: Any) -> int:
-    return int(np.prod(aval.shape)) * aval.dtype.itemsize
 
 
 if __name__ == "__main__":

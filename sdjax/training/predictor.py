@@ -14,7 +14,7 @@ from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, Position
 from sdjax.training.evaluate import Forward, make_forward
 from sdjax.training.phases import make_phases, phase_of_step
-from sdjax.training.state import TrainState, init_model, init_state
+from sdjax.training.state import TrainState, init_state, model_graph
 
 _BATCH = 256
 
@@ -95,5 +95,5 @@ def load(workdir: str | Path) -> Predictor:
     checkpoints.close()
     if restored is None:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")
-    graph: nnx.GraphDef = init_model(config, shape, num_classes, jax.random.key(0))[0]
+    graph: nnx.GraphDef = model_graph(config, shape, num_classes)
     return Predictor(config, preprocess, restored[0], make_forward(graph))

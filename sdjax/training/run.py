@@ -26,8 +26,8 @@ from sdjax.training.state import (
     TrainState,
     abstract,
     begin_phase,
-    init_model,
     init_state,
+    model_graph,
     place,
 )
 
@@ -65,7 +65,7 @@ class Run:
             len(train), config.batch_size, config.drop_remainder
         )
         self.phases = make_phases(config, self.steps_per_epoch)
-        self.graph = init_model(config, shape, self.dataset.num_classes, jax.random.key(0))[0]
+        self.graph = model_graph(config, shape, self.dataset.num_classes)
         self.forward = make_forward(self.graph, self.mesh)
         with together():
             if is_main():

@@ -45,20 +45,26 @@ class TrainState(NamedTuple):
         return self.params if self.average is None else self.average
 
 
+def model_graph(config: Config, input_shape: tuple[int, ...], num_classes: int) -> nnx.GraphDef:
+    """The structure of the model of one member, without parameters."""
+
+    def make() -> Model:
+        return Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=0))
+
+    return nnx.graphdef(nnx.eval_shape(make))
+
+
 def init_model(
     config: Config, input_shape: tuple[int, ...], num_classes: int, key: Array
-) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
-    """A fresh model as (graph of one member, parameters and other variables of all members)."""
+) -> tuple[nnx.State, nnx.State]:
+    """Fresh parameters and other variables of all members."""
 
-    def member(key: Array) -> tuple[nnx.GraphDef, nnx.State, nnx.State]:
+    def member(key: Array) -> tuple[nnx.State, nnx.State]:
         model = Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=key))
-        graph, params, variables = nnx.split(model, nnx.Param, ...)
-        return graph, params, variables
+        _, params, variables = nnx.split(model, nnx.Param, ...)
+        return params, variables
 
-    graph = nnx.graphdef(nnx.eval_shape(lambda: nnx.merge(*member(key))))
-    keys = jax.random.split(key, config.model.members)
-    params, variables = jax.vmap(lambda key: member(key)[1:])(keys)
-    return graph, params, variables
+    return jax.vmap(member)(jax.random.split(key, config.model.members))
 
 
 def init_state(
@@ -66,7 +72,7 @@ def init_state(
 ) -> TrainState:
     """The state before the first step of `phase`, with fresh parameters."""
     params_key, step_key = jax.random.split(jax.random.key(config.seed))
-    _, params, variables = init_model(config, input_shape, num_classes, params_key)
+    params, variables = init_model(config, input_shape, num_classes, params_key)
     state = TrainState(
         step=jnp.asarray(phase.start, jnp.int32),
         params=params,

@@ -126,28 +126,25 @@ def test_evaluation_is_one_pass_in_order():
     assert batches[-1]["where"].sum() == 3
 
 
-@pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_each_batch(count):
+@pytest.mark.parametrize("shares", [[[0, 1, 2, 3], [4, 5, 6, 7]], [[0, 3, 6], [1, 4, 7], [2, 5]]])
+def test_processes_share_each_batch(shares):
+    """Each gets its rows of the batch, wherever they stand."""
     source = numbered(23)
     for make in (
         lambda **share: data.evaluation_batches(source, 8, **share),
         lambda **share: data.training_batches(source, 8, seed=0, drop_remainder=False, **share),
     ):
         whole = take(make(), 3)
-        parts = [take(make(process_index=k, process_count=count), 3) for k in range(count)]
-        for step, batch in enumerate(whole):
-            for name in batch:
-                joined = np.concatenate([part[step][name] for part in parts])
-                np.testing.assert_array_equal(joined, batch[name])
+        for rows in map(np.array, shares):
+            for part, batch in zip(take(make(rows=rows), 3), whole, strict=True):
+                for name in batch:
+                    np.testing.assert_array_equal(part[name], batch[name][rows])
 
 
-@pytest.mark.parametrize(
-    ("index", "count", "error"),
-    [(0, 3, "multiple of the 3"), (2, 2, r"process_index must lie in \[0, 2\)"), (0, 0, "1 or")],
-)
-def test_wrong_processes(index, count, error):
-    with pytest.raises(ValueError, match=error):
-        data.evaluation_batches(numbered(9), 8, process_index=index, process_count=count)
+@pytest.mark.parametrize("rows", [[], [-1, 2], [6, 8], [3, 2], [1, 1]])
+def test_rows_that_are_not_of_a_batch(rows):
+    with pytest.raises(ValueError, match="rows must be rising positions in a batch of 8, got"):
+        data.evaluation_batches(numbered(9), 8, rows=np.array(rows, int))
 
 
 def test_to_device_shards_rows():

@@ -14,7 +14,7 @@ CONFIG.model.encoder, CONFIG.model.width, CONFIG.model.projection_dim = "mlp", 8
 
 
 def params_of_model():
-    stacked = init_model(CONFIG, (5,), 3, jax.random.key(0))[1]
+    stacked = init_model(CONFIG, (5,), 3, jax.random.key(0))[0]
     return jax.tree.map(lambda x: x[0], stacked)
 
 

@@ -10,7 +10,7 @@ from sdjax.config import Config, LossConfig, MeshConfig
 from sdjax.losses import LOSSES
 from sdjax.training.mesh import batch_sharding, make_mesh, state_sharding
 from sdjax.training.phases import make_phases
-from sdjax.training.state import begin_phase, init_model, init_state
+from sdjax.training.state import begin_phase, init_model, init_state, model_graph
 from sdjax.training.step import (
     binary_cross_entropy,
     make_contrastive_loss,
@@ -46,7 +46,7 @@ def make(config, index=0, mesh=None):
     phases = make_phases(config, steps_per_epoch=4)
     phase = phases[index]
     state = init_state(config, SHAPE, CLASSES, phase)
-    graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
+    graph = model_graph(config, SHAPE, CLASSES)
     mesh = mesh or one_device()
     objective = make_objective(config, phase, graph, "vector", mesh)
     return state, objective, make_train_step(phase, objective, mesh)
@@ -158,7 +158,7 @@ def test_microbatches_and_remat_leave_the_gradient_of_the_whole_batch(encoder, c
 def whole_gradient(config, shape, batch):
     (phase,) = make_phases(config, steps_per_epoch=4)
     state = init_state(config, shape, CLASSES, phase)
-    graph = init_model(config, shape, CLASSES, jax.random.key(0))[0]
+    graph = model_graph(config, shape, CLASSES)
     modality = "vector" if len(shape) == 1 else "image"
     objective = make_objective(config, phase, graph, modality, one_device())
     params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
@@ -176,7 +176,8 @@ def test_less_is_held_for_the_backward_pass(how):
         config.model.encoder, config.model.width, config.model.depth = "convnet", 8, 3
         config.model.remat = reduced and how == "remat"
         key = jax.random.key(0)
-        graph, params, variables = init_model(config, x.shape[1:], CLASSES, key)
+        graph = model_graph(config, x.shape[1:], CLASSES)
+        params, variables = init_model(config, x.shape[1:], CLASSES, key)
         params, variables = jax.tree.map(lambda x: x[0], (params, variables))
         encode = make_encode(graph, 8 if reduced and how == "microbatches" else 1, one_device())
 
@@ -193,7 +194,7 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_and_losses_in_float32():
     config.supervise.learning_rate = 0.01
     config.model.dtype = "bfloat16"
     state, _, step = make(config)
-    graph = init_model(config, SHAPE, CLASSES, jax.random.key(0))[0]
+    graph = model_graph(config, SHAPE, CLASSES)
     params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
     model = nnx.merge(graph, params, variables)
     h = model.encode(toy_batch()["x"])

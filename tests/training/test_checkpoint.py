@@ -1,4 +1,5 @@
 import copy
+import gc
 import shutil
 import subprocess
 import sys
@@ -51,6 +52,7 @@ def restore(folder, abstract=abstract, **options):
         return checkpoints.restore_newest(abstract)
     finally:
         checkpoints.close()
+        gc.collect()  # what threads of Orbax leave behind belongs to this test
 
 
 def damage(folder, how):

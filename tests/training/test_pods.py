@@ -98,7 +98,7 @@ def test_a_run_goes_through_every_shape(toy_files, alone, tmp_path):
 
 @pytest.mark.parametrize(
     ("victim", "plan"),
-    [(1, "SIGKILL@step:7")] + [pytest.param(v, p, marks=pytest.mark.slow) for v, p in MORE_PLANS],
+    [(1, "SIGKILL@step:7"), *(pytest.param(*plan, marks=pytest.mark.slow) for plan in MORE_PLANS)],
 )
 def test_one_is_killed_and_all_end_and_resume(toy_files, pair, tmp_path, victim, plan):
     """To the bit: process 0 runs the coordinator too."""
@@ -155,9 +155,10 @@ def test_a_process_that_never_starts(toy_files, tmp_path):
             {1: ["--config.data.test=nothing.npz"]},
             "nothing.npz: no such file",
         ),
-        (
+        pytest.param(
             {1: ["--workdir={elsewhere}"]},
             "b is not shared: process 1 on",
+            marks=pytest.mark.slow,
         ),
         (
             {k: ["--config.mesh.fsdp=3"] for k in (0, 1)},
@@ -179,6 +180,7 @@ def test_mistakes_end_every_process_with_the_reason(toy_files, tmp_path, flags, 
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_slurm_tells_the_processes_who_they_are(toy_files, tmp_path):
     """As srun does, without flags."""
     job = {

@@ -109,7 +109,8 @@ def test_members_learn_independently():
 
 
 @pytest.mark.parametrize(
-    ("fsdp", "implementation"), [(1, "auto"), (1, "ring"), (2, "ring"), (8, "auto")]
+    ("fsdp", "implementation"),
+    [(1, "auto"), (2, "ring"), pytest.param(8, "auto", marks=pytest.mark.slow)],
 )
 def test_eight_devices_equal_one(fsdp, implementation):
     config = toy_config(loss=LossConfig(implementation=implementation))

@@ -12,7 +12,7 @@ from sdjax import data as data_lib
 from sdjax.config import Config
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError, Position
-from sdjax.training.evaluate import make_forward, run_model
+from sdjax.training.evaluate import Outputs, make_forward, run_model
 from sdjax.training.interrupt import InterruptGuard
 from sdjax.training.loop import train_phase
 from sdjax.training.mesh import check_batch_size, make_mesh
@@ -128,11 +128,16 @@ class Run:
                 ("test", self.dataset.test),
             )
         }
-        if not is_main():
-            return None
-        results = test_results(self.dataset, outputs["validation"].scores, outputs["test"].scores)
+        results = None
+        with together():
+            if is_main():
+                results = self._write_results(outputs["validation"], outputs["test"])
+        return results
+
+    def _write_results(self, validation: Outputs, test: Outputs) -> dict[str, Any]:
+        results = test_results(self.dataset, validation.scores, test.scores)
         workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
-        write_report(self.workdir, self.config, self.dataset, outputs["test"], results)
+        write_report(self.workdir, self.config, self.dataset, test, results)
         return results
 
     def restore_or_init(self) -> tuple[int, TrainState]:

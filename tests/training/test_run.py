@@ -2,6 +2,7 @@ import dataclasses
 import json
 import os
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -150,6 +151,51 @@ def test_batch_that_the_devices_cannot_share(toy_config, tmp_path):
         Run(toy_config, tmp_path)
 
 
+def test_microbatches_that_the_devices_cannot_share(toy_config, tmp_path):
+    toy_config.microbatches = 3
+    text = "multiple of the 8 devices × 3 microbatches, got 16; the least is 24"
+    with pytest.raises(ValueError, match=text):
+        Run(toy_config, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("data", "fsdp", "text"),
+    [
+        (0, 3, "mesh.fsdp=3 does not fit the 8 devices"),
+        (3, 2, "mesh.data=3 × mesh.fsdp=2 does not fit the 8 devices"),
+    ],
+)
+def test_a_mesh_that_does_not_fit(toy_config, tmp_path, data, fsdp, text):
+    toy_config.mesh.data, toy_config.mesh.fsdp = data, fsdp
+    with pytest.raises(ValueError, match=text):
+        Run(toy_config, tmp_path)
+
+
+def test_a_workdir_in_a_bucket(toy_config):
+    with pytest.raises(ValueError, match="workdir gs:/bucket/run is a URL, not a folder: mount"):
+        Run(toy_config, Path("gs://bucket/run"))
+
+
+def test_how_a_run_is_carried_out_may_change(toy_config, tmp_path):
+    """Devices, memory and log may change when a run resumes; what it computes may not."""
+    Run(toy_config, tmp_path).train()
+    toy_config.mesh.fsdp, toy_config.microbatches, toy_config.log_every = 2, 2, 7
+    toy_config.model.remat, toy_config.loss.implementation = True, "ring"
+    step, state = Run(toy_config, tmp_path).restore_or_init()
+    assert step == int(state.step) == 10
+    assert json.loads((tmp_path / "config.json").read_text())["mesh"]["fsdp"] == 2
+    toy_config.model.dtype = "bfloat16"
+    text = r"another config .model.dtype: there 'float32', here 'bfloat16'."
+    with pytest.raises(ValueError, match=text):
+        Run(toy_config, tmp_path)
+
+
+def test_an_open_batch_size_stays_what_it_was(toy_config, tmp_path):
+    Run(toy_config, tmp_path)
+    toy_config.batch_size = 0
+    assert Run(toy_config, tmp_path).config.batch_size == 16
+
+
 def test_supcon_needs_single_labels(toy_config, tmp_path):
     toy_config.loss.name = "supcon"
     with pytest.raises(ValueError, match=r"needs exactly one label an example, got \d in row"):
@@ -170,6 +216,10 @@ def test_supcon_needs_single_labels(toy_config, tmp_path):
         ("supervise.optimizer", "adam", "Unknown optimizer 'adam'. Did you mean 'adamw'"),
         ("augment.feature_fill", "mean", "Unknown feature_fill 'mean'"),
         ("log_every", 0, "log_every must be at least 1, got 0"),
+        ("microbatches", 0, "microbatches must be at least 1, got 0"),
+        ("mesh.fsdp", 0, "mesh.fsdp must be at least 1, got 0"),
+        ("model.dtype", "bf16", "Unknown model.dtype 'bf16'"),
+        ("loss.implementation", "tile", "Unknown implementation 'tile'. Did you mean 'tiled'"),
     ],
 )
 def test_configs_that_cannot_run(toy_config, tmp_path, path, value, text):

@@ -57,8 +57,10 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
         f"--config.data.test={toy_files / 'test.npz'}",
         "--config.batch_size=16",
         "--config.supervise.epochs=2",
+        "--profile",
     )
     assert done.returncode == 0, done.stderr
+    assert list((workdir / "profile").rglob("*.xplane.pb"))
     lines = done.stdout.splitlines()
     assert any("mAP" in line for line in lines)
     assert lines[-2].split() == ["Results", str(workdir / "results.json")]

@@ -91,8 +91,12 @@ class Program:
         Operands and results of all operations that are not in on-chip memory; of an array of which
         a fusion reads or writes a slice, the slice.
         """
+        types = {
+            name: {each.name: each.type for each in instructions}
+            for name, instructions in self.computations.items()
+        }
         return sum(
-            rounds * self._traffic(instruction, within)
+            rounds * self._traffic(instruction, types[within])
             for rounds, instruction, within in self._run_within(unknown_rounds)
         )
 
@@ -135,11 +139,11 @@ class Program:
         ]
         return constants[0] if len(constants) == 1 else None
 
-    def _traffic(self, instruction: Instruction, within: str) -> float:
+    def _traffic(self, instruction: Instruction, types: dict[str, str]) -> float:
         opcode = instruction.opcode
-        if opcode in _FREE or opcode.endswith("-done") or opcode.startswith("custom-call"):
+        kernel = "tpu_custom_call" in instruction.attributes
+        if opcode in _FREE or opcode.endswith("-done") or (opcode == "custom-call" and not kernel):
             return 0.0
-        types = {each.name: each.type for each in self.computations[within]}
         operands = [types.get(name, "") for name in instruction.operands]
         if opcode == "dynamic-slice":
             return 2 * hbm_bytes(instruction.type)

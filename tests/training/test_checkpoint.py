@@ -256,6 +256,7 @@ except OSError as error:
 """
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_what_is_saved(tmp_path):
     """A real one, of 4 MiB; there has to be the right to mount it."""
     disk = tmp_path / "disk"

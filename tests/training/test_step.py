@@ -138,8 +138,15 @@ def moments(state):
     return leaves
 
 
-@pytest.mark.parametrize("encoder", ["mlp", "convnet"])
-@pytest.mark.parametrize("changes", [{"microbatches": 4}, {"remat": True}])
+@pytest.mark.parametrize(
+    ("encoder", "changes"),
+    [
+        ("mlp", {"remat": True}),
+        ("convnet", {"microbatches": 4}),
+        pytest.param("mlp", {"microbatches": 4}, marks=pytest.mark.slow),
+        pytest.param("convnet", {"remat": True}, marks=pytest.mark.slow),
+    ],
+)
 def test_microbatches_and_remat_leave_the_gradient_of_the_whole_batch(encoder, changes):
     """Of the contrastive loss too, which sees pairs across microbatches."""
     results = []

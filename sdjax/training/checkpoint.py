@@ -1,6 +1,7 @@
 """Checkpoints of the training state and the data position, over Orbax."""
 
 import contextlib
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ class Checkpoints:
             return
         with together():
             for step in steps if is_main() else []:
-                target = self._directory.with_name("broken_checkpoints") / str(step)
+                target = _unused(self._directory.with_name("broken_checkpoints") / str(step))
                 target.parent.mkdir(exist_ok=True)
                 (self._directory / str(step)).rename(target)
                 logging.warning("Moved the broken checkpoint of step %d to %s.", step, target)
@@ -178,6 +179,12 @@ class Checkpoints:
                 f"The checkpoint of step {self._saving} could not be written to "
                 f"{self._directory}: {_reason(error)}. {left}"
             ) from error
+
+
+def _unused(path: Path) -> Path:
+    """`path`, with a number if there is one already: a step may break, be written, and break."""
+    names = (path.with_name(f"{path.name}_{number}") for number in itertools.count(2))
+    return next(each for each in itertools.chain([path], names) if not each.exists())
 
 
 def _reason(error: Exception) -> str:

@@ -96,6 +96,9 @@ def test_a_broken_newest_checkpoint_is_set_aside(tmp_path, how):
     assert (tmp_path / "broken_checkpoints" / "5").exists()
     saved(folder, [5])
     assert restore(folder)[1]["step"] == 5
+    damage(folder / "5", how)
+    assert restore(folder)[1]["step"] == 3
+    assert (tmp_path / "broken_checkpoints" / "5_2").exists()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

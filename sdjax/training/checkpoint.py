@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ from sdjax.training.state import TrainState
 
 Position = dict[str, int | str]
 Manifest = dict[str, Any]
+
+_FORMAT = 2  # of the manifest and its checksums
 
 
 class ForeignCheckpointError(ValueError):
@@ -48,6 +51,7 @@ class Checkpoints:
             max_to_keep=None if read_only else keep,
             cleanup_tmp_directories=not read_only,
             create=not read_only,
+            async_options=_async_options(),
         )
         self._manager = ocp.CheckpointManager(self._directory, options=options)
 
@@ -61,7 +65,7 @@ class Checkpoints:
         self._saving = step
         items = ocp.args.Composite(
             state=ocp.args.StandardSave(state),
-            manifest=ocp.args.JsonSave(_signed({"position": position, "arrays": _arrays(state)})),
+            manifest=ocp.args.JsonSave(_manifest(state, position)),
         )
         with self._explained():
             self._manager.save(step, args=items)
@@ -85,9 +89,10 @@ class Checkpoints:
             try:
                 with together():
                     state, manifest = self._read(step, abstract_state)
-                _verify(state, manifest)
-                self._set_aside(broken)
-                return state, manifest["position"]
+                # Apart, as they compute it in common. Each has read its own copy of what is the
+                # same on all, so that they may find different sums.
+                with together():
+                    _verify(state, manifest)
             except (ForeignCheckpointError, LostPeerError):
                 raise
             except Exception as error:  # Orbax raises many types for a damaged file.
@@ -98,6 +103,9 @@ class Checkpoints:
                     str(error)[:300],
                 )
                 broken.append(step)
+            else:
+                self._set_aside(broken)
+                return state, manifest["position"]
         if broken:
             raise ValueError(
                 f"None of the checkpoints in {self._directory} can be read (steps "
@@ -123,13 +131,15 @@ class Checkpoints:
         with self._explained():
             self._manager.close()
 
-    def _reader(self) -> ocp.CheckpointManager:
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[ocp.CheckpointManager]:
         """A manager by which a process reads alone.
 
         Where one fails to read, the others would wait for it inside Orbax.
         """
         if jax.process_count() == 1:
-            return self._manager
+            yield self._manager
+            return
         me = jax.process_index()
         alone = ocp.options.MultiprocessingOptions(
             primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
@@ -137,18 +147,24 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             create=False, read_only=True, multiprocessing_options=alone
         )
-        return ocp.CheckpointManager(self._directory, options=options)
+        with ocp.CheckpointManager(self._directory, options=options) as reader:
+            yield reader
 
     def _read(
         self, step: int, abstract_state: Callable[[Position], TrainState]
     ) -> tuple[TrainState, Manifest]:
-        reader = self._reader()
-        item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-        manifest = _checked(reader.restore(step, args=item)["manifest"])
-        target = abstract_state(manifest["position"])
-        _check_model(manifest["arrays"], _described(target))
-        item = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-        return reader.restore(step, args=item)["state"], manifest
+        with self._reader() as reader:
+            item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
+            manifest = _checked(reader.restore(step, args=item)["manifest"])
+            if manifest.get("format") != _FORMAT:
+                raise ForeignCheckpointError(
+                    f"The checkpoint of step {step} in {self._directory} was written by another "
+                    "version of sdjax, which can read it."
+                )
+            target = abstract_state(manifest["position"])
+            _check_model(manifest["arrays"], _described(target))
+            item = ocp.args.Composite(state=ocp.args.StandardRestore(target))
+            return reader.restore(step, args=item)["state"], manifest
 
     def _set_aside(self, steps: list[int]) -> None:
         """Moves broken checkpoints out of the way of new ones, without deleting them."""
@@ -181,6 +197,23 @@ class Checkpoints:
             ) from error
 
 
+def _async_options() -> ocp.AsyncOptions | None:
+    """A barrier of Orbax at which a process whose own write has failed does not wait.
+
+    The others, who do not know, come to another one: it would learn of its error in 20 minutes.
+    """
+    if jax.process_count() == 1:
+        return None
+    barrier = ocp.multihost.get_barrier_sync_fn()
+
+    def barrier_unless_failed(*, key: str, timeout_ms: int) -> None:
+        # Orbax comes here on the way out of a failed write too.
+        if barrier is not None and sys.exception() is None:
+            barrier(key=key, timeout_ms=timeout_ms)
+
+    return ocp.AsyncOptions(barrier_sync_fn=barrier_unless_failed)
+
+
 def _unused(path: Path) -> Path:
     """`path`, with a number if there is one already: a step may break, be written, and break."""
     names = (path.with_name(f"{path.name}_{number}") for number in itertools.count(2))
@@ -192,6 +225,8 @@ def _reason(error: Exception) -> str:
     text = str(error)
     if "No space left on device" in text:
         return "No space left on device"
+    if isinstance(error, TimeoutError) and "barrier" in text:
+        return "another process could not write its part, or is gone"
     return text.splitlines()[0][:300]
 
 
@@ -204,13 +239,14 @@ def _described(tree: Any) -> dict[str, dict[str, Any]]:
     }
 
 
-def _arrays(state: TrainState) -> dict[str, dict[str, Any]]:
+def _manifest(state: TrainState, position: Position) -> Manifest:
     described = _described(state)
     sums = fingerprint(state)
-    return {
+    arrays = {
         name: {**values, "checksum": value}
         for (name, values), value in zip(described.items(), sums, strict=True)
     }
+    return _signed({"format": _FORMAT, "position": position, "arrays": arrays})
 
 
 def _verify(state: TrainState, manifest: Manifest) -> None:

@@ -1,5 +1,7 @@
 """Checksums of arrays that do not depend on how they lie on devices."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,10 +14,11 @@ Array = jax.Array
 def fingerprint(tree: Any) -> list[int]:
     """One checksum of 32 bits for each array of `tree`.
 
-        Σ_k bits(x_k) · m_k  mod 2³²,   m_k odd, drawn by a hash of the place k
+        Σ_k mix(bits(x_k) xor mix(k))  mod 2³²,   mix one-to-one on 32 bits
 
-    The sum is exact, so the number of devices, and with it the order, does not matter. A single
-    flipped bit b changes it by ±2^b · m_k, which is never 0.
+    The sum is exact, so the number of devices, and with it the order, does not matter. Any change
+    of a single element changes it. That of several goes unseen about once in 2³²: of bits that are
+    only multiplied, two flipped signs would cancel.
 
     Args:
       tree: arrays; all processes have to call this alike if they are spread over processes.
@@ -27,8 +30,17 @@ def fingerprint(tree: Any) -> list[int]:
     meshes = [x.sharding.mesh for x in leaves if isinstance(x.sharding, NamedSharding)]
     # Every process is to know the result.
     everywhere = NamedSharding(meshes[0], PartitionSpec()) if meshes else None
-    sums = jax.jit(lambda leaves: [_checksum(x) for x in leaves], out_shardings=everywhere)(leaves)
-    return [int(value) for value in jax.device_get(sums)]
+    return [int(value) for value in jax.device_get(_summing(everywhere)(leaves))]
+
+
+@functools.cache
+def _summing(result: NamedSharding | None) -> Callable[[list[Array]], list[Array]]:
+    """Kept, so that each checkpoint of a run finds it compiled."""
+
+    def checksums(leaves: list[Array]) -> list[Array]:
+        return [_checksum(x) for x in leaves]
+
+    return jax.jit(checksums, out_shardings=result)
 
 
 def _checksum(x: Array) -> Array:
@@ -38,8 +50,7 @@ def _checksum(x: Array) -> Array:
         place = place * jnp.uint32(0x9E3779B1) + jax.lax.broadcasted_iota(
             jnp.uint32, bits.shape, axis
         )
-    multipliers = 2 * _mixed(place) + 1
-    return jnp.sum(bits * multipliers, dtype=jnp.uint32)
+    return jnp.sum(_mixed(bits ^ _mixed(place)), dtype=jnp.uint32)
 
 
 def _bits(x: Array) -> Array:

@@ -1,5 +1,8 @@
 import copy
 import gc
+import json
+import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -9,8 +12,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pods import free_port
 
 from sdjax.config import Config, MeshConfig
+from sdjax.training import checkpoint as checkpoint_lib
 from sdjax.training import state as state_lib
 from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError
 from sdjax.training.fingerprint import fingerprint
@@ -120,6 +125,28 @@ def test_all_broken(tmp_path):
         restore(folder)
 
 
+def test_a_sound_checkpoint_is_not_blamed_where_a_broken_one_cannot_be_moved(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, [3, 5])
+    damage(folder / "5", "no manifest")
+    (tmp_path / "broken_checkpoints").write_text("in the way")
+    with pytest.raises(FileExistsError):
+        restore(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "5"]
+
+
+def test_a_checkpoint_of_another_version_is_left_where_it_is(tmp_path):
+    folder = tmp_path / "c"
+    saved(folder, [3, 5])
+    path = folder / "5" / "manifest" / "metadata"
+    manifest = json.loads(path.read_text())
+    del manifest["format"], manifest["crc32"]
+    path.write_text(json.dumps(checkpoint_lib._signed(manifest)))
+    with pytest.raises(ForeignCheckpointError, match="step 5 in .* another version of sdjax"):
+        restore(folder)
+    assert (folder / "5").exists()
+
+
 def test_leftovers_of_a_killed_write_are_ignored(tmp_path):
     folder = tmp_path / "c"
     saved(folder, [3])
@@ -196,6 +223,47 @@ def test_fingerprints_change_with_any_bit_and_order(dtype):
         assert fingerprint(jnp.asarray(flipped.view(x.dtype).reshape(x.shape))) != [whole]
     for other in (x[::-1], x[:, ::-1], x[:, :, ::-1], x.transpose(1, 0, 2)):
         assert fingerprint(jnp.asarray(other)) != [whole]
+
+
+@pytest.mark.parametrize("dtype", ["float64", "int64"])
+def test_fingerprints_of_64_bits(dtype):
+    with jax.enable_x64(True):
+        x = np.arange(1, 9).astype(dtype)
+        (whole,) = fingerprint(jnp.asarray(x))
+        for place in range(64):
+            flipped = x.copy()
+            flipped.view(np.uint64)[3] ^= np.uint64(1) << np.uint64(place)
+            assert fingerprint(jnp.asarray(flipped)) != [whole]
+
+
+def test_fingerprints_of_changes_that_could_cancel():
+    """Values that differ by high bits alone, such as signs."""
+    rng = np.random.default_rng(0)
+    signs = np.where(rng.random(64) < 0.5, -1, 1).astype(np.float32)
+    for x in (signs, np.zeros(64, np.float32), signs.astype(np.int32) << 30):
+        (whole,) = fingerprint(jnp.asarray(x))
+        for _ in range(30):
+            permuted, negated = rng.permutation(x), x.copy()
+            negated.view(np.uint32)[rng.choice(64, 2, replace=False)] ^= np.uint32(1 << 31)
+            assert (fingerprint(jnp.asarray(permuted)) == [whole]) == np.array_equal(permuted, x)
+            assert fingerprint(jnp.asarray(negated)) != [whole]
+        assert fingerprint(jnp.asarray(x[:-1])) != [whole]
+
+
+def test_fingerprints_of_scalars_and_empty_arrays():
+    assert fingerprint(jnp.float32(1)) != fingerprint(jnp.float32(-1))
+    assert fingerprint(jnp.zeros((0, 3))) == [0]
+    assert fingerprint(()) == []
+
+
+def test_fingerprints_are_compiled_once(caplog):
+    state = state_at(3)
+    other = jax.tree.map(lambda x: x + 1, state)
+    first = fingerprint(state)
+    caplog.clear()
+    with jax.log_compiles(True), caplog.at_level(logging.WARNING):
+        assert fingerprint(other) != first
+    assert "ompil" not in caplog.text
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (4, 1), (4, 4), (8, 2)])
@@ -278,6 +346,65 @@ def test_a_full_disk_keeps_what_is_saved(tmp_path):
 def test_a_file_that_may_not_grow_keeps_what_is_saved(tmp_path):
     """As a quota does it: files of more than 1 MiB cannot be written."""
     check_full_disk(tmp_path / "c", ["bash", "-c", 'ulimit -f 1024; trap "" XFSZ; exec "$@"', "-"])
+
+
+FULL_DISK_OF_ONE = """
+import resource, signal, sys
+from pathlib import Path
+from sdjax.training.processes import initialize
+
+folder, port, number = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+initialize(f"localhost:{port}", 2, number, start_timeout=60, heartbeat_timeout=10)
+from jax.sharding import NamedSharding, PartitionSpec as P
+from sdjax.config import MeshConfig
+from sdjax.training.checkpoint import Checkpoints
+from sdjax.training.errors import reported_errors
+from sdjax.training.mesh import make_mesh
+import jax
+
+sharding = NamedSharding(make_mesh(MeshConfig(fsdp=2)), P(None, "fsdp"))
+
+def state(rows):
+    make = lambda: jax.random.normal(jax.random.key(0), (rows, 1024))
+    return {"x": jax.jit(make, out_shardings=sharding)()}
+
+with reported_errors():
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(1, state(8), {"step": 1})
+    checkpoints.wait()
+    if number == 1:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20))
+    checkpoints.save(2, state(2048), {"step": 2})
+    checkpoints.wait()
+"""
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_cannot_write_and_both_end_soon(tmp_path):
+    """Orbax alone would have them wait for each other for 20 minutes."""
+    command = [sys.executable, "-c", FULL_DISK_OF_ONE, str(tmp_path / "c"), str(free_port())]
+    environment = {**os.environ, "JAX_NUM_CPU_DEVICES": "1"}
+    logs = [tmp_path / f"{number}.log" for number in (0, 1)]
+    processes = []
+    for number, path in enumerate(logs):
+        with path.open("wb") as log:
+            processes.append(
+                subprocess.Popen([*command, str(number)], env=environment, stdout=log, stderr=log)
+            )
+    try:
+        statuses = [process.wait(90) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    texts = [path.read_text(errors="replace") for path in logs]
+    assert all(statuses), texts
+    failed = f"Error: The checkpoint of step 2 could not be written to {tmp_path / 'c'}: "
+    assert failed in texts[1] and "Kept: those of steps 1." in texts[1], texts[1][-3000:]
+    reasons = ("another process could not write its part", "another task died", "lost another")
+    assert any(reason in texts[0] for reason in reasons), texts[0][-3000:]
+    assert (tmp_path / "c" / "1").exists() and not (tmp_path / "c" / "2").exists()
 
 
 def check_full_disk(folder, prefix=()):

@@ -43,23 +43,9 @@ class Bits:
 
     def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
         """|S∩T| of rows and columns, [rows, columns]."""
-
-        def of_word(row_word: Array, column_word: Array) -> Array:
-            both = row_word[:, None] & column_word[None, :]
-            return lax.population_count(both).astype(jnp.int32)
-
-        num_words = len(columns)
-        if num_words * BITS <= MOST_LABELS_AS_BITS:
-            total = sum(of_word(self.words[:, k], columns[k]) for k in range(num_words))
-            return jnp.asarray(total).astype(dtype)
-
-        def step(k: Array, total: Array) -> Array:
-            row_word = lax.dynamic_index_in_dim(self.words, k, 1, keepdims=False)
-            return total + of_word(row_word, lax.dynamic_index_in_dim(columns, k, 0, False))
-
-        zeros = jnp.zeros((len(self.words), columns.shape[1]), jnp.int32)
-        zeros = collectives.varying(zeros, self.words, columns)
-        return lax.fori_loop(0, num_words, step, zeros).astype(dtype)
+        # TPUs have fast matrix units, and count bits slowly.
+        shared = lax.platform_dependent(self.words, columns, tpu=_multiplied, default=_counted)
+        return shared.astype(dtype)
 
     def balanced(self, columns: Array, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
@@ -191,11 +177,16 @@ class BitsOrLists:
     def shared(self, columns: tuple[Array, Table, Array], dtype: jnp.dtype) -> Array:
         """|S∩T| of rows and columns, [rows, columns]."""
         words, table, fit = columns
-        return lax.cond(
-            self.fits.all() & fit.all(),
-            lambda: self.lists.shared(table, dtype),
-            lambda: self.bits.shared(words, dtype),
-        )
+
+        def bits() -> Array:
+            return self.bits.shared(words, dtype)
+
+        def lists_if_they_fit() -> Array:
+            fits = self.fits.all() & fit.all()
+            return lax.cond(fits, lambda: self.lists.shared(table, dtype), bits)
+
+        # Where bits are multiplied, lists have nothing to save.
+        return lax.platform_dependent(tpu=bits, default=lists_if_they_fit)
 
     def balanced(self, columns: tuple[Array, Table, Array], values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
@@ -271,6 +262,34 @@ def _bits_or_lists(labels: Array) -> BitsOrLists:
     # A few rows at a time: on the way, a label takes far more than a bit.
     words, lists, fits = lax.map(of_row, labels, batch_size=CONVERTED_ROWS)
     return BitsOrLists(Bits(words), Lists(lists, num_classes), fits)
+
+
+def _both(row_word: Array, column_word: Array) -> Array:
+    """Bits that two words have in common, of words [T] and words [U], int32 [T, U]."""
+    both = row_word[:, None] & column_word[None, :]
+    return lax.population_count(both).astype(jnp.int32)
+
+
+def _counted(words: Array, columns: Array) -> Array:
+    """Bits that words [T, W] and columns [W, U] have in common, [T, U]: one word at a time."""
+    num_words = len(columns)
+    if num_words * BITS <= MOST_LABELS_AS_BITS:
+        return jnp.asarray(sum(_both(words[:, k], columns[k]) for k in range(num_words)))
+
+    def step(k: Array, total: Array) -> Array:
+        row_word = lax.dynamic_index_in_dim(words, k, 1, keepdims=False)
+        return total + _both(row_word, lax.dynamic_index_in_dim(columns, k, 0, False))
+
+    zeros = jnp.zeros((len(words), columns.shape[1]), jnp.int32)
+    zeros = collectives.varying(zeros, words, columns)
+    return lax.fori_loop(0, num_words, step, zeros)
+
+
+def _multiplied(words: Array, columns: Array) -> Array:
+    """The same by a matrix unit, in bfloat16: exact, as sums of ones are in float32."""
+    rows, others = (_bits(x).astype(jnp.bfloat16) for x in (words, columns.T))
+    total = jnp.matmul(rows, others.T, preferred_element_type=jnp.float32)
+    return total.astype(jnp.int32)
 
 
 def _pack(labels: Array) -> Array:

@@ -199,6 +199,26 @@ def test_overlap_of_a_tile(labels, crowded):
         np.testing.assert_allclose(balanced, (matrices[0] * values) @ matrices[1].T, atol=1e-12)
 
 
+@pytest.mark.parametrize("num_classes", [1, 33, 500])
+def test_bits_counted_and_multiplied(num_classes):
+    """TPUs multiply what others count."""
+    rng = np.random.default_rng(0)
+    rows, columns = rng.random((37, num_classes)) < 0.3, rng.random((64, num_classes)) < 0.7
+    one, other = (overlaps._as_bits(jnp.asarray(x)) for x in (rows, columns))
+    for shared in (overlaps._counted, overlaps._multiplied):
+        found = shared(one.words, other.columns())
+        np.testing.assert_array_equal(found, rows.astype(int) @ columns.T.astype(int))
+
+
+@pytest.mark.parametrize(("platform", "multiplied"), [("tpu", True), ("cpu", False)])
+def test_each_platform_gets_its_own_overlap(platform, multiplied):
+    one, other = overlaps.tile_labels(jnp.zeros((64, 500)), jnp.zeros((32, 500)))
+    shared = jax.jit(lambda: one.shared(other.columns(), jnp.float32))
+    text = shared.trace().lower(lowering_platforms=(platform,)).as_text()
+    assert ("dot_general" in text) == multiplied
+    assert ("popcnt" in text) != multiplied
+
+
 def test_lists_of_few_rows_among_very_many_labels():
     """The table of the columns has a row for each label they have, not for each there is."""
     rng = np.random.default_rng(0)

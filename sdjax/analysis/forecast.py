@@ -178,7 +178,7 @@ def _trace(
 
 def _asked(error: str) -> float:
     """Bytes that the compiler asked for, off its error text."""
-    found = re.search(r"Used ([\d.]+)([KMGT]) of", error)
+    found = re.search(r"(?:Used |temporaries \()([\d.]+)([KMGT])\b", error)
     if not found:
         return float("nan")
     return float(found.group(1)) * 2.0 ** (10 * "_KMGT".index(found.group(2)))

@@ -11,7 +11,12 @@ import numpy as np
 from sdjax import data as data_lib
 from sdjax.training.evaluate import make_validate
 from sdjax.training.interrupt import Interrupted, InterruptGuard
-from sdjax.training.mesh import batch_sharding, one_program_at_a_time, rows_of_process
+from sdjax.training.mesh import (
+    batch_sharding,
+    evaluation_batch_size,
+    one_program_at_a_time,
+    rows_of_process,
+)
 from sdjax.training.phases import Phase
 from sdjax.training.profiler import StepProfiler
 from sdjax.training.reporter import Reporter
@@ -45,7 +50,12 @@ def train_phase(
     objective = make_objective(config, phase, run.graph, dataset.modality, run.mesh)
     train_step = make_train_step(phase, objective, run.mesh)
     validate = make_validate(
-        objective, run.forward, dataset.validation, config.batch_size, run.mesh, phase
+        objective,
+        run.forward,
+        dataset.validation,
+        evaluation_batch_size(config, len(dataset.validation), run.mesh),
+        run.mesh,
+        phase,
     )
     batches = data_lib.training_batches(
         dataset.train,

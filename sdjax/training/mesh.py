@@ -8,11 +8,12 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from sdjax.config import MeshConfig
+from sdjax.config import Config, MeshConfig
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 # Smaller arrays are on every device: their exchange costs more than their memory.
 _SMALLEST_SHARDED = 2**10
+_MOST_EVALUATED = 2**13
 
 
 def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = None) -> Mesh:
@@ -80,6 +81,16 @@ def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
     places = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     positions = np.arange(batch_size)
     return np.unique(np.concatenate([positions[place] for place in places if place is not None]))
+
+
+def evaluation_batch_size(config: Config, num_examples: int, mesh: Mesh) -> int:
+    """Examples that are evaluated at once, outputs of which every device holds.
+
+    At most those of a training batch and those there are, but a multiple of devices × microbatches.
+    """
+    most = min(config.batch_size, num_examples, _MOST_EVALUATED)
+    parts = mesh.size * config.microbatches
+    return -(-most // parts) * parts
 
 
 def one_program_at_a_time(mesh: Mesh) -> bool:

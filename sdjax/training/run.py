@@ -15,7 +15,7 @@ from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError, Posit
 from sdjax.training.evaluate import Outputs, make_forward, run_model
 from sdjax.training.interrupt import InterruptGuard
 from sdjax.training.loop import train_phase
-from sdjax.training.mesh import check_batch_size, make_mesh
+from sdjax.training.mesh import check_batch_size, evaluation_batch_size, make_mesh
 from sdjax.training.phases import Phase, make_phases, phase_of_step
 from sdjax.training.processes import check_equal, is_main, together
 from sdjax.training.profiler import StepProfiler
@@ -120,7 +120,7 @@ class Run:
                 state.best_params,
                 state.variables,
                 source,
-                self.config.batch_size,
+                evaluation_batch_size(self.config, len(source), self.mesh),
                 self.mesh,
             )
             for name, source in (

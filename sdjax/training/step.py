@@ -8,13 +8,13 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
 
 from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import Config, LossConfig
 from sdjax.data.augment import random_view
 from sdjax.training.mesh import Mesh, batch_axes, state_sharding
+from sdjax.training.microbatches import in_microbatches
 from sdjax.training.optimizer import learning_rate_schedule, make_optimizer
 from sdjax.training.phases import Phase
 from sdjax.training.state import TrainState, update_average
@@ -54,13 +54,15 @@ def make_contrastive_loss(config: LossConfig, mesh: Mesh) -> Callable[..., Array
     return single_label_loss
 
 
-def binary_cross_entropy(
-    logits: Array, labels: Array, where: Array, smoothing: float = 0.0
-) -> Array:
-    """Mean over labels and over the rows that are not padding."""
+def binary_cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Mean over the labels of each row, [B], of logits and labels [B, C]."""
     targets = (1 - smoothing) * labels.astype(logits.dtype) + smoothing / 2
-    rows = optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
-    return jnp.where(where, rows, 0).sum() / jnp.maximum(where.sum(), 1)
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
+
+
+def mean_of_rows(values: Array, where: Array) -> Array:
+    """Mean of values [B] over the rows that are not padding; 0 if all are."""
+    return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1)
 
 
 def make_objective(
@@ -73,13 +75,11 @@ def make_objective(
     Without a key, examples are taken as they are and dropout is off.
     """
     contrastive_loss = make_contrastive_loss(config.loss, mesh)
-    encode = make_encode(graph, config.microbatches, mesh)
 
     def objective(
         params: nnx.State, variables: nnx.State, batch: Batch, key: Array | None
     ) -> tuple[Array, Metrics]:
-        model = nnx.merge(graph, params, variables)
-        x, labels, where = batch["x"], batch["labels"], batch["where"]
+        x, labels, where, dropout = batch["x"], batch["labels"], batch["where"], None
         if key is not None and phase.trains_encoder:
             first, second, dropout = jax.random.split(key, 3)
             views = [random_view(k, x, where, config.augment, modality) for k in (first, second)]
@@ -88,53 +88,33 @@ def make_objective(
                 jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:])
                 for pair in (views, [labels] * 2, [where] * 2)
             )
-            h = encode(params, variables, x, dropout)
-        else:
-            h = model.encode(x)
-        if not phase.trains_encoder:
-            h = jax.lax.stop_gradient(h)
+
+        def of_rows(rows: Batch, dropout: Array | None) -> dict[str, Array]:
+            """What the losses need of each row; neither its activations nor its logits."""
+            model = nnx.merge(graph, params, variables)
+            rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
+            h = model.encode(rows["x"], rngs=rngs)
+            if not phase.trains_encoder:
+                h = jax.lax.stop_gradient(h)
+            results = {}
+            if phase.contrastive:
+                results["z"] = model.project(h)
+            if phase.supervised:
+                smoothing = 0.0 if key is None else config.label_smoothing
+                results["bce"] = binary_cross_entropy(model.classify(h), rows["labels"], smoothing)
+            return results
+
+        of_batch = in_microbatches(of_rows, config.microbatches, mesh)
+        results = of_batch({"x": x, "labels": labels}, dropout)
         terms: Metrics = {}
         if phase.contrastive:
-            terms["contrastive"] = contrastive_loss(model.project(h), labels, where=where)
+            terms["contrastive"] = contrastive_loss(results["z"], labels, where=where)
         if phase.supervised:
-            smoothing = 0.0 if key is None else config.label_smoothing
-            terms["bce"] = binary_cross_entropy(model.classify(h), labels, where, smoothing)
+            terms["bce"] = mean_of_rows(results["bce"], where)
         weights = {"contrastive": phase.contrastive, "bce": phase.supervised}
         return sum((weights[k] * v for k, v in terms.items()), jnp.zeros(())), terms
 
     return objective
-
-
-def make_encode(graph: nnx.GraphDef, microbatches: int, mesh: Mesh) -> Callable[..., Array]:
-    """The encoder of a training step, as a function of (params, variables, x, dropout key).
-
-    With several microbatches, one after another passes the encoder; the representations of all are
-    the result, and the backward pass computes each microbatch's activations anew. So a loss sees
-    the whole batch, its gradient is that of the whole batch, and the activations of one microbatch
-    are all that is held.
-
-    References:
-      Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup, 2021
-      (https://arxiv.org/abs/2101.06983).
-    """
-
-    def encode(params: nnx.State, variables: nnx.State, x: Array, key: Array) -> Array:
-        model = nnx.merge(graph, params, variables)
-        return model.encode(x, rngs=nnx.Rngs(dropout=key))
-
-    def encode_in_parts(params: nnx.State, variables: nnx.State, x: Array, key: Array) -> Array:
-        @jax.checkpoint
-        def part(x_and_key: tuple[Array, Array]) -> Array:
-            return encode(params, variables, *x_and_key)
-
-        # Every part takes rows of every device.
-        parts = x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
-        rows = NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
-        parts = jax.lax.with_sharding_constraint(parts, rows)
-        h = jax.lax.map(part, (parts, jax.random.split(key, microbatches)))
-        return h.swapaxes(0, 1).reshape(-1, *h.shape[2:])
-
-    return encode if microbatches == 1 else encode_in_parts
 
 
 def make_train_step(phase: Phase, objective: Objective, mesh: Mesh) -> TrainStep:

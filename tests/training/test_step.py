@@ -8,15 +8,16 @@ from flax import nnx
 
 from sdjax.config import Config, LossConfig, MeshConfig
 from sdjax.losses import LOSSES
-from sdjax.training.mesh import batch_sharding, make_mesh, state_sharding
+from sdjax.training.mesh import batch_sharding, evaluation_batch_size, make_mesh, state_sharding
+from sdjax.training.microbatches import in_microbatches
 from sdjax.training.phases import make_phases
 from sdjax.training.state import begin_phase, init_model, init_state, model_graph
 from sdjax.training.step import (
     binary_cross_entropy,
     make_contrastive_loss,
-    make_encode,
     make_objective,
     make_train_step,
+    mean_of_rows,
 )
 
 SHAPE, CLASSES, BATCH = (6,), 4, 16
@@ -187,14 +188,51 @@ def test_less_is_held_for_the_backward_pass(how):
         graph = model_graph(config, x.shape[1:], CLASSES)
         params, variables = init_model(config, x.shape[1:], CLASSES, key)
         params, variables = jax.tree.map(lambda x: x[0], (params, variables))
-        encode = make_encode(graph, 8 if reduced and how == "microbatches" else 1, one_device())
+        microbatches = 8 if reduced and how == "microbatches" else 1
+
+        def encode(params, x):
+            def of_rows(x, key):
+                return nnx.merge(graph, params, variables).encode(x, rngs=nnx.Rngs(dropout=key))
+
+            return in_microbatches(of_rows, microbatches, one_device())(x, key)
 
         def backward(x):
-            return jax.vjp(lambda params, x: encode(params, variables, x, key), params, x)[1]
+            return jax.vjp(encode, params, x)[1]
 
         held = jax.tree.leaves(jax.eval_shape(backward, x))
         sizes.append(sum(array.size * array.dtype.itemsize for array in held))
     assert sizes[1] < 0.25 * sizes[0]
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "microbatches", "num_examples", "wanted"),
+    [(16, 1, 100, 16), (64, 1, 40, 40), (64, 4, 40, 64), (2**20, 2, 2**20, 2**13), (64, 1, 3, 8)],
+)
+def test_examples_evaluated_at_once(batch_size, microbatches, num_examples, wanted):
+    config = toy_config(batch_size=batch_size, microbatches=microbatches)
+    assert evaluation_batch_size(config, num_examples, make_mesh()) == wanted
+
+
+def test_microbatches_hold_no_logits_of_the_whole_batch():
+    num_classes, held = 3000, []
+    batch = {**toy_batch(), "labels": jnp.zeros((BATCH, num_classes), jnp.uint8)}
+    for microbatches in (1, 4):
+        config = toy_config(contrastive_weight=1.0, microbatches=microbatches)
+        (phase,) = make_phases(config, steps_per_epoch=4)
+        graph = model_graph(config, SHAPE, num_classes)
+        params, variables = init_model(config, SHAPE, num_classes, jax.random.key(0))
+        params, variables = jax.tree.map(lambda x: x[0], (params, variables))
+        objective = make_objective(config, phase, graph, "vector", one_device())
+
+        def loss(params):
+            return objective(params, variables, batch, jax.random.key(1))[0]
+
+        arrays = jax.tree.leaves(jax.eval_shape(lambda: jax.vjp(loss, params)[1]))
+        rows = [x.shape[:-1] for x in arrays if x.shape[-1:] == (num_classes,)]
+        held.append(sum(int(np.prod(each)) for each in rows))
+    # Two views of each example: labels, the classifier, and only in one batch logits.
+    labels, classifier = 2 * BATCH, config.model.width + 1
+    assert held[1] <= labels + classifier < held[0]
 
 
 def test_bfloat16_computes_narrow_and_keeps_parameters_and_losses_in_float32():
@@ -262,16 +300,17 @@ def test_binary_cross_entropy_against_loops():
     logits, labels = rng.normal(size=(5, 3)), rng.integers(0, 2, (5, 3))
     where = np.array([True, False, True, True, False])
     rows = []
-    for i in np.flatnonzero(where):
+    for i in range(5):
         p = 1 / (1 + np.exp(-logits[i]))
         rows.append(np.mean([-np.log(p[c] if labels[i, c] else 1 - p[c]) for c in range(3)]))
-    value = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(where))
-    np.testing.assert_allclose(value, np.mean(rows), rtol=1e-6)
-    smooth = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.asarray(where), 0.2)
-    flipped = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(1 - labels), jnp.asarray(where))
-    np.testing.assert_allclose(smooth, 0.9 * value + 0.1 * flipped, rtol=1e-6)
-    nothing = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), jnp.zeros(5, bool))
-    assert float(nothing) == 0
+    values = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels))
+    np.testing.assert_allclose(values, rows, rtol=1e-6)
+    smooth = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), 0.2)
+    flipped = binary_cross_entropy(jnp.asarray(logits), jnp.asarray(1 - labels))
+    np.testing.assert_allclose(smooth, 0.9 * values + 0.1 * flipped, rtol=1e-6)
+    mean = mean_of_rows(values, jnp.asarray(where))
+    np.testing.assert_allclose(mean, np.mean(np.array(rows)[where]), rtol=1e-6)
+    assert float(mean_of_rows(values, jnp.zeros(5, bool))) == 0
 
 
 @pytest.mark.parametrize(

@@ -118,7 +118,7 @@ class Config:
     seed: int = 0
     batch_size: int = 256
     drop_remainder: bool = False  # False pads an epoch's last batch; True leaves the rest out
-    microbatches: int = 1  # parts of a batch that pass the encoder one after another
+    microbatches: int = 1  # parts of a batch that pass the network one after another
     contrastive_weight: float = 0.1  # recipe "joint"
     label_smoothing: float = 0.0  # of binary cross-entropy: labels become s/2 and 1 - s/2
     data: DataConfig = field(default_factory=DataConfig)

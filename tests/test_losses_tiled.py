@@ -141,8 +141,10 @@ def test_narrow_embeddings_against_float64(dtype, tolerance, form):
 BAD_ROWS = ("no_positives", "empty", "same_labels", "one_row", "equal_rows", "clusters", "zeros")
 
 
-@pytest.mark.parametrize("form", cases.FORMS)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize(
+    ("dtype", "form"),
+    [("float32", "out"), ("bfloat16", "out"), ("bfloat16", "in"), ("float16", "in")],
+)
 def test_nothing_overflows(dtype, form):
     """No NaN or infinity from temperature 0.001 to 1, over rows that break other losses."""
     rng = np.random.default_rng(0)
@@ -192,10 +194,10 @@ def test_overlap_of_a_tile(labels, crowded):
         matrices = [matrix_of(labels, rng, n, crowded and n > 3)[:n] for n in (rows, columns)]
         sides = [given("sd", labels, m, rng)[0] for m in matrices]
         one, other = overlaps.tile_labels(*sides)
-        shared = one.shared(other.columns(), jnp.float32)
+        shared = jax.jit(lambda a, b: a.shared(b.columns(), jnp.float32))(one, other)
         np.testing.assert_array_equal(shared, matrices[0].astype(int) @ matrices[1].T.astype(int))
         values = rng.random(matrices[0].shape[1])
-        balanced = one.balanced(other.columns(), jnp.asarray(values))
+        balanced = jax.jit(lambda a, b, v: a.balanced(b.columns(), v))(one, other, values)
         np.testing.assert_allclose(balanced, (matrices[0] * values) @ matrices[1].T, atol=1e-12)
 
 

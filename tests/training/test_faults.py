@@ -112,6 +112,7 @@ def test_killed_many_times(toy_files, uninterrupted, tmp_path):
     assert_same_end(uninterrupted, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_says_so(toy_files, uninterrupted, tmp_path):
     workdir = tmp_path / "run"
     status = start_and_kill(toy_files, workdir, lambda: steps_saved(workdir), signal.SIGTERM)

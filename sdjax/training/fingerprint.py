@@ -17,8 +17,8 @@ def fingerprint(tree: Any) -> list[int]:
         Σ_k mix(bits(x_k) xor mix(k))  mod 2³²,   mix one-to-one on 32 bits
 
     The sum is exact, so the number of devices, and with it the order, does not matter. Any change
-    of a single element changes it. That of several goes unseen about once in 2³²: of bits that are
-    only multiplied, two flipped signs would cancel.
+    of 32 bits or fewer of one element changes it. Other changes go unseen about once in 2³²: of
+    bits that are only multiplied, two flipped signs would cancel.
 
     Args:
       tree: arrays; all processes have to call this alike if they are spread over processes.

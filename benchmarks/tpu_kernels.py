@@ -24,8 +24,9 @@ from jax.sharding import SingleDeviceSharding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sdjax import relations
 from sdjax.kernels import tpu
+
+from sdjax import relations
 
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"], "Of TPU chips.")
 BATCH = flags.DEFINE_integer("batch", 8192, "Rows.")

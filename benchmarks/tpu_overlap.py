@@ -2,7 +2,7 @@
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/tpu_overlap.py
 
-Label sets come as bits, and both forms of `sdjax/overlaps.py` are compiled ahead of time for one
+Label sets come as bits, and both forms of `sdjax/_src/label_overlap.py` are compiled ahead of time for one
 chip of each topology (`pip install 'jax[tpu]'`). Cycles are the compiler's own estimate of each
 operation (`estimated_cycles` in its program), loops as often as they run. Nothing is measured.
 """
@@ -20,13 +20,13 @@ from jax.sharding import SingleDeviceSharding
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from sdjax import overlaps
+from sdjax._src import label_overlap
 
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:2x2", "v5p:2x2x1", "v6e:2x2"], "Of TPU chips.")
 CLASSES = flags.DEFINE_multi_integer("classes", [80, 1024, 8921], "Numbers of labels.")
 TILE = flags.DEFINE_integer("tile", 512, "Rows and columns of a tile.")
 
-FORMS = {"counted": overlaps._counted, "multiplied": overlaps._multiplied}
+FORMS = {"counted": label_overlap._counted, "multiplied": label_overlap._multiplied}
 
 
 def main(argv: list[str]) -> None:
@@ -36,7 +36,7 @@ def main(argv: list[str]) -> None:
     for topology in TOPOLOGIES.value:
         devices = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
         for classes in CLASSES.value:
-            words = -(-classes // overlaps.BITS)
+            words = -(-classes // label_overlap.BITS)
             cells = [topology.partition(":")[0], f"{classes:,}"]
             for form in FORMS.values():
                 cells.append(f"{cycles(form, words, SingleDeviceSharding(devices[0])):,}")

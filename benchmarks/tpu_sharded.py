@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import sdjax
-from sdjax import blocks
+from sdjax._src import tiling
 from sdjax.analysis.cost import counted
 
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPU chips.")
@@ -75,7 +75,7 @@ def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[st
         local, mesh=mesh, in_specs=(spec, spec), out_specs=(P(), spec), check_vma=False
     )
     traced = jax.jit(run).trace(z, labels)
-    tiles, _ = blocks.tiling(batch // mesh.size)
+    tiles, _ = tiling.tiling(batch // mesh.size)
     counts = counted(traced.jaxpr, unknown_rounds=(tiles + 1) / 2)
     start = time.perf_counter()
     memory = traced.lower().compile().memory_analysis()

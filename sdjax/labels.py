@@ -1,6 +1,9 @@
 """Label sets: multi-hot arrays [B, C], or padded lists of label indices [B, L]."""
 
 import dataclasses
+import itertools
+import operator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,36 +23,52 @@ class LabelIndices:
     and an index that is repeated counts once.
 
     Args:
-      indices: int [B, L], in [0, num_classes); -1 pads rows with fewer than L labels.
+      indices: int [B, L], in [0, num_classes); -1 pads rows with fewer than L labels. Lists of
+        unequal length are padded.
       num_classes: number of labels C, static under jit.
     """
 
     indices: ArrayLike
     num_classes: int = dataclasses.field(metadata={"static": True})
 
+    def __post_init__(self):
+        if isinstance(self.indices, list | tuple):
+            object.__setattr__(self, "indices", _padded(self.indices))
+
     @classmethod
     def from_multi_hot(cls, labels: ArrayLike) -> "LabelIndices":
         """Label indices of multi-hot `labels` [B, C], L being the largest set. Not under jit."""
         rows = [np.flatnonzero(row) for row in np.asarray(labels)]
-        width = max([1, *map(len, rows)])
-        padded = [np.pad(row, (0, width - len(row)), constant_values=-1) for row in rows]
-        shape = (len(rows), width)
-        return cls(jnp.asarray(np.reshape(padded, shape), jnp.int32), np.shape(labels)[1])
+        return cls(jnp.asarray(_padded(rows), jnp.int32), np.shape(labels)[1])
 
 
 Labels = ArrayLike | LabelIndices
 
 
+def _padded(rows: Any) -> np.ndarray:
+    """Rows of indices as one array, padded with -1."""
+    if not all(np.ndim(row) == 1 for row in rows):
+        return np.asarray(rows)
+    columns = list(itertools.zip_longest(*rows, fillvalue=-1))
+    return np.asarray(columns or [(-1,) * len(rows)]).T
+
+
+def canonical(labels: Labels) -> Labels:
+    """Multi-hot labels as bool [B, C], in which any value but 0 is True; indices as int arrays."""
+    if isinstance(labels, LabelIndices):
+        return dataclasses.replace(labels, indices=jnp.asarray(labels.indices))
+    labels = jnp.asarray(labels)
+    return labels if labels.dtype == jnp.bool_ else labels != jnp.zeros_like(labels)
+
+
 def multi_hot(labels: Labels, dtype: jnp.dtype) -> Array:
     """`labels` as a multi-hot array [B, C] of `dtype`."""
     if not isinstance(labels, LabelIndices):
-        return jnp.asarray(labels).astype(dtype)
-    indices = jnp.asarray(labels.indices).astype(jnp.int32)
+        return jnp.asarray(canonical(labels)).astype(dtype)
+    indices = unique_indices(labels)
     rows = jnp.arange(indices.shape[0])[:, None]
-    # Negative indices would wrap around: one past the end is dropped.
-    columns = jnp.where(indices < 0, labels.num_classes, indices)
     zeros = jnp.zeros((indices.shape[0], labels.num_classes), dtype)
-    return zeros.at[rows, columns].set(1, mode="drop")
+    return zeros.at[rows, indices].set(1, mode="drop")
 
 
 def keep_rows(labels: Labels, where: Array) -> Labels:
@@ -69,12 +88,24 @@ def unique_indices(labels: LabelIndices) -> Array:
     return jnp.where(repeated, labels.num_classes, indices)
 
 
+def single_index(labels: LabelIndices) -> Array:
+    """The one index [B] of lists of length 1, in their dtype; -1 for none."""
+    index = jnp.asarray(labels.indices)[:, 0]
+    present = index >= 0
+    if labels.num_classes <= jnp.iinfo(index.dtype).max:
+        present &= index < labels.num_classes
+    return jnp.where(present, index, -1)
+
+
 def sizes(labels: Labels, dtype: jnp.dtype) -> Array:
     """Number of labels of each row, [B]."""
     if isinstance(labels, LabelIndices):
-        present = unique_indices(labels) < labels.num_classes
+        if np.shape(labels.indices)[1] == 1:
+            present = single_index(labels)[:, None] >= 0
+        else:
+            present = unique_indices(labels) < labels.num_classes
     else:
-        present = jnp.asarray(labels)
+        present = jnp.asarray(canonical(labels))
     return present.astype(dtype).sum(axis=1)
 
 
@@ -84,7 +115,7 @@ def counts(labels: Labels, where: Array, dtype: jnp.dtype) -> Array:
         indices = unique_indices(labels)
         rows = jnp.broadcast_to(where[:, None], indices.shape).astype(dtype)
         return jnp.zeros(labels.num_classes, dtype).at[indices].add(rows, mode="drop")
-    return jnp.where(where[:, None], jnp.asarray(labels).astype(dtype), 0).sum(axis=0)
+    return jnp.where(where[:, None], multi_hot(labels, dtype), 0).sum(axis=0)
 
 
 def num_rows(labels: Labels) -> int:
@@ -98,7 +129,7 @@ def num_classes(labels: Labels) -> int:
     return labels.num_classes if isinstance(labels, LabelIndices) else np.shape(labels)[1]
 
 
-def check_labels(name: str, labels: Labels, where: Array | None = None) -> None:
+def check_labels(name: str, labels: Labels, where: ArrayLike | None = None) -> None:
     """Raises if `labels` are not label sets.
 
     Shapes and dtypes are always checked; values only where they are known, which is outside
@@ -110,9 +141,11 @@ def check_labels(name: str, labels: Labels, where: Array | None = None) -> None:
         outside [-1, num_classes).
     """
     if isinstance(labels, LabelIndices):
-        array, bound = labels.indices, labels.num_classes
-        if not isinstance(bound, int) or bound < 1:
-            raise ValueError(f"{name}.num_classes must be an integer above 0, got {bound!r}.")
+        array, bound = labels.indices, _whole(labels.num_classes)
+        if bound is None or bound < 1:
+            raise ValueError(
+                f"{name}.num_classes must be an integer above 0, got {labels.num_classes!r}."
+            )
         name, shape_text = f"{name}.indices", "[B, L]"
     else:
         array, bound, shape_text = labels, None, "multi-hot [B, C]"
@@ -141,7 +174,14 @@ def check_labels(name: str, labels: Labels, where: Array | None = None) -> None:
         )
 
 
-def is_known(array: ArrayLike) -> bool:
+def _whole(number: Any) -> int | None:
+    try:
+        return operator.index(number)
+    except TypeError:
+        return None
+
+
+def is_known(array: Any) -> bool:
     """Whether the values of `array` can be read here: not traced, and held by this process."""
     if isinstance(array, Tracer):
         return False

@@ -1,82 +1,28 @@
-"""The public losses: one core, many weights."""
+"""The public losses: one core, many weights.
 
-import functools
+Each member of the family hands all of its arguments (`**locals()`) on to `contrastive_loss`, with
+its weight and normalizer.
+"""
+
 from collections.abc import Callable
-from typing import Literal, TypedDict, Unpack, get_args
+from typing import Literal, get_args
 
 import jax
-import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from sdjax import collectives, relations
+from sdjax import relations
+from sdjax._src.collectives import AxisName
+from sdjax._src.evaluate import IMPLEMENTATIONS, Reduction, evaluate
+from sdjax._src.pair_math import Form
+from sdjax._src.pair_weight import PairWeight, as_pair_weight
+from sdjax._src.problem import Method, Normalizer, Problem
+from sdjax._src.validation import check_threshold, class_labels, make_problem
 from sdjax.checks import one_of
-from sdjax.collectives import AxisName
-from sdjax.dense import dense
-from sdjax.inputs import (
-    accumulation_dtype,
-    check_mask,
-    check_not_sharded,
-    check_same_space,
-    check_temperature,
-    class_labels,
-    prepare,
-)
 from sdjax.labels import Labels
-from sdjax.pairs import Form, Implementation, Method, Normalizer, Pairs, Statistics, rows, sound
 from sdjax.relations import Overlap, Weight
-from sdjax.tiled import ring, tiled
 
 Array = jax.Array
-Reduction = Literal["mean", "none"]
-
-# Up to this many pairs on a device the dense core is as fast, and compiles sooner.
-AUTO_DENSE_PAIRS = 512 * 512
-# Above this, gathered candidates take more memory than the ring takes time.
-AUTO_GATHERED_BYTES = 2**28
-
-
-def auto(pairs: Pairs, method: Method) -> Statistics:
-    """`dense` for few pairs; else `tiled`, or `ring` where many candidates would be gathered."""
-    anchors, candidates = pairs.anchors.z, pairs.candidates.z
-    everyone = len(candidates) * collectives.axis_size(pairs.axis_name)
-    if len(anchors) * everyone <= AUTO_DENSE_PAIRS:
-        return dense(pairs, method)
-    if (
-        pairs.axis_name
-        and everyone * candidates.shape[1] * candidates.dtype.itemsize > AUTO_GATHERED_BYTES
-    ):
-        return ring(pairs, method)
-    return tiled(pairs, method)
-
-
-def pallas(pairs: Pairs, method: Method) -> Statistics:
-    """`tiled` by TPU kernels."""
-    # Not before it is asked for: kernels take long to import.
-    from sdjax.kernels.core import pallas
-
-    return pallas(pairs, method)
-
-
-IMPLEMENTATIONS: dict[str, Implementation] = {
-    "auto": auto,
-    "dense": dense,
-    "tiled": tiled,
-    "ring": ring,
-    "pallas": pallas,
-}
-
-
-class Options(TypedDict, total=False):
-    """The keyword arguments that every loss takes; see `contrastive_loss`."""
-
-    temperature: ArrayLike
-    normalize: bool
-    where: ArrayLike | None
-    candidate_where: ArrayLike | None
-    form: Form
-    reduction: Reduction
-    axis_name: AxisName | None
-    implementation: str
+Implementation = Literal["auto", "dense", "tiled", "ring"]
 
 
 def contrastive_loss(
@@ -85,9 +31,20 @@ def contrastive_loss(
     candidates: ArrayLike | None = None,
     candidate_labels: Labels | None = None,
     *,
-    weight: str | Weight = "similarity_dissimilarity",
+    weight: str | Weight = "sd",
     normalizer: Normalizer = "positives",
-    **options: Unpack[Options],
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
 ) -> Array:
     """Multi-label supervised contrastive loss with any weight.
 
@@ -102,12 +59,13 @@ def contrastive_loss(
       z: embeddings of the anchors, float [B, D]. Computation and result are in float32 for
         dtypes of up to 32 bits, else in float64.
       labels: label sets of the anchors: multi-hot bool, int or float [B, C], or `LabelIndices`.
+        Outside jit values other than 0 and 1 are an error; under jit any value but 0 is present.
       candidates: embeddings to contrast with, float [R, D]; by default `z` itself, where no row
         is its own candidate.
       candidate_labels: label sets of the candidates, multi-hot [R, C] or `LabelIndices`.
-      weight: a name of `sdjax.relations.WEIGHTS`, or a function from the `Overlap` of one pair,
-        three scalars, to its weight. A pair whose weight is not a finite number above 0 is not a
-        positive.
+      weight: the name of a loss in `sdjax.LOSSES`, whose weight is taken; or a function from the
+        `Overlap` of one pair, three scalars, to its weight. It is traced at each call. A pair
+        whose weight is not a finite number above 0 is not a positive.
       normalizer: d_i. "positives": |P(i)|; "weights": Σ_p w_ip; "labels": the anchor's number of
         labels |S_i|; "batch_labels": the same, and the mean over anchors is weighted by |S_i|,
         so that the loss is divided by Σ_i |S_i|.
@@ -115,20 +73,30 @@ def contrastive_loss(
       normalize: divide embeddings by their L2 norm; a zero embedding stays zero.
       where: bool [B]; False rows are padding, neither anchors nor candidates, whatever they hold.
       candidate_where: bool [R]; False rows are no candidates.
+      positive_where: bool [B, R]; only these pairs may be positives, and the others stay
+        candidates. R counts the candidates of all devices. It needs the dense core.
+      ids: int [B]; a candidate with the id of its anchor is a copy of it, and no candidate of
+        it. Negative: no id.
+      candidate_ids: int [R]; goes with `ids` where there are explicit candidates.
       form: "out" (weights outside the logarithm) or "in".
-      reduction: "mean" gives a scalar, "none" gives [B], with 0 for anchors without a positive.
+      reduction: "mean" gives a scalar; "sum" the sum of L_i over all anchors; "none" gives [B],
+        with 0 for anchors without a positive.
       axis_name: mesh axis (or axes) along which the batch is sharded, inside shard_map or pmap.
-        Candidates are gathered along it, and the mean is that of the global batch.
+        Candidates are gathered along it, and mean and sum are those of the global batch.
+      candidates_sharded: whether each device holds its share of the explicit candidates (True),
+        or all of them (False). None reads it from their types in shard_map; where these do not
+        tell, with `check_vma=False` and in pmap, it must be given.
       implementation: "dense" holds all pairs at once. "tiled" holds a tile of them, and computes
         each pair of a batch with itself once: less time and far less memory for large batches.
         "ring" is "tiled" for a sharded batch, whose candidates travel around the (first) axis
         instead of being gathered on each device. "auto" takes "dense" up to 512 × 512 pairs on a
         device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. Only
-        "dense" has second derivatives and forward-mode differentiation. "pallas" is "tiled" by
-        kernels for TPU v5 and later.
+        "dense" has second derivatives and forward-mode differentiation. Under plain jit with a
+        batch that is sharded over devices use `sdjax.sharded.contrastive_loss` instead: the tiled
+        core cannot see the sharding, and would exchange rows in every tile.
 
     Returns:
-      Scalar, or [B] for `reduction="none"`.
+      float32 or float64 scalar, or [B] for `reduction="none"`.
 
     Raises:
       TypeError: if embeddings are not floating or labels cannot be label sets.
@@ -138,16 +106,42 @@ def contrastive_loss(
     References:
       Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
     """
-    own_weight = not isinstance(weight, str)
-    if isinstance(weight, str):
-        weight = relations.WEIGHTS[one_of("weight", weight, relations.WEIGHTS)]
-    elif not callable(weight):
-        raise TypeError(f"weight must be a name or a function of an Overlap, got {weight!r}.")
-    else:
-        weight = sound(weight)
     one_of("normalizer", normalizer, get_args(Normalizer))
-    method = Method(weight, normalizer, own_weight=own_weight)
-    return _loss(method, z, labels, candidates, candidate_labels, **options)
+    one_of("form", form, get_args(Form))
+    one_of("reduction", reduction, get_args(Reduction))
+    one_of("implementation", implementation, IMPLEMENTATIONS)
+    problem = make_problem(
+        z,
+        labels,
+        candidates,
+        candidate_labels,
+        temperature=temperature,
+        normalize=normalize,
+        where=where,
+        candidate_where=candidate_where,
+        positive_where=positive_where,
+        ids=ids,
+        candidate_ids=candidate_ids,
+        axis_name=axis_name,
+        candidates_sharded=candidates_sharded,
+    )
+    # MulSupCon's weight is the number of shared labels, of which each counts 1 / m_l(i).
+    balance = isinstance(weight, str) and weight == "mulsupcon"
+    method = Method(_pair_weight(weight, problem), normalizer, form, balance)
+    return evaluate(problem, method, reduction, implementation)
+
+
+def _pair_weight(weight: str | Weight, problem: Problem) -> PairWeight:
+    if isinstance(weight, str):
+        named = {**relations.WEIGHTS, "supcon": relations.share_any, "mulsupcon": _shared}
+        return PairWeight(named[one_of("weight", weight, named)])
+    if not callable(weight):
+        raise TypeError(f"weight must be a name or a function of an Overlap, got {weight!r}.")
+    return as_pair_weight(weight, problem.dtype, (problem.anchors, problem.contrasted))
+
+
+def _shared(o: Overlap) -> Array:
+    return o.shared
 
 
 def sd_loss(
@@ -155,7 +149,19 @@ def sd_loss(
     labels: Labels,
     candidates: ArrayLike | None = None,
     candidate_labels: Labels | None = None,
-    **options: Unpack[Options],
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
 ) -> Array:
     """Similarity-Dissimilarity loss.
 
@@ -166,16 +172,17 @@ def sd_loss(
     positive it would leave the gradient of `any_loss`.
 
     Args:
-      z: embeddings, float [B, D].
+      z: embeddings of the anchors, float [B, D].
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
-      candidate_labels: their label sets.
-      **options: `temperature=0.07`, `normalize=True`, `where=None`, `candidate_where=None`,
-        `form="out"`, `reduction="mean"`, `axis_name=None`, `implementation="auto"`, as in
-        `contrastive_loss`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.sd_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
 
     Returns:
-      Scalar, or [B] for `reduction="none"`.
+      float32 or float64 scalar, or [B] for `reduction="none"`.
 
     Raises:
       TypeError, ValueError: see `contrastive_loss`.
@@ -192,8 +199,7 @@ def sd_loss(
       >>> print(sdjax.sd_loss(z, labels, temperature=0.5, reduction="none").round(4))
       [0.092  0.2565 0.    ]
     """
-    method = Method(relations.similarity_dissimilarity)
-    return _loss(method, z, labels, candidates, candidate_labels, **options)
+    return contrastive_loss(**locals(), weight="sd")
 
 
 def mulsupcon_loss(
@@ -203,7 +209,18 @@ def mulsupcon_loss(
     candidate_labels: Labels | None = None,
     *,
     normalizer: Normalizer = "batch_labels",
-    **options: Unpack[Options],
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
 ) -> Array:
     """MulSupCon loss: each label of the anchor has its own positives.
 
@@ -211,13 +228,19 @@ def mulsupcon_loss(
       L = 1/Σ_i|S_i| · Σ_i Σ_p w_ip · (−log q_ip)
 
     Args:
-      z, labels, candidates, candidate_labels: see `sd_loss`.
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
       normalizer: "batch_labels" divides by Σ_i|S_i| as above; "labels" divides each anchor by
         |S_i|, then takes the mean over the anchors that have a positive.
-      **options: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.mulsupcon_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
 
     Returns:
-      Scalar, or [B] for `reduction="none"`.
+      float32 or float64 scalar, or [B] for `reduction="none"`.
 
     Raises:
       TypeError, ValueError: see `contrastive_loss`.
@@ -225,13 +248,87 @@ def mulsupcon_loss(
     References:
       Zhang, Wu, Multi-Label Supervised Contrastive Learning, AAAI 2024.
     """
-    one_of("normalizer", normalizer, get_args(Normalizer))
-    method = Method(_shared, normalizer, balance_labels=True)
-    return _loss(method, z, labels, candidates, candidate_labels, **options)
+    return contrastive_loss(**locals(), weight="mulsupcon")
 
 
-def _shared(o: Overlap) -> Array:
-    return o.shared
+def any_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """SupCon loss whose positives share any label: w = 1[|S∩T| > 0].
+
+    Args:
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.any_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+
+    Returns:
+      float32 or float64 scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+    """
+    return contrastive_loss(**locals(), weight="any")
+
+
+def all_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """SupCon loss whose positives share all labels: w = 1[S = T].
+
+    Args:
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.all_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+
+    Returns:
+      float32 or float64 scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+    """
+    return contrastive_loss(**locals(), weight="all")
 
 
 def jaccard_loss(
@@ -240,20 +337,37 @@ def jaccard_loss(
     candidates: ArrayLike | None = None,
     candidate_labels: Labels | None = None,
     *,
-    threshold: float = 0.5,
-    **options: Unpack[Options],
+    threshold: ArrayLike = 0.5,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
 ) -> Array:
     """MultiSupCon loss: positives overlap by at least `threshold`, weighted by their overlap.
 
       w = |S∩T| / |S∪T| where that is at least the threshold
 
     Args:
-      z, labels, candidates, candidate_labels: see `sd_loss`.
-      threshold: least Jaccard overlap of a positive, in (0, 1].
-      **options: see `contrastive_loss`.
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      threshold: least Jaccard overlap of a positive, scalar in (0, 1].
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.jaccard_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
 
     Returns:
-      Scalar, or [B] for `reduction="none"`.
+      float32 or float64 scalar, or [B] for `reduction="none"`.
 
     Raises:
       TypeError, ValueError: see `contrastive_loss`.
@@ -261,82 +375,176 @@ def jaccard_loss(
     References:
       MultiSupCon, NeurIPS Workshop on Self-Supervised Learning, 2022.
     """
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must lie in (0, 1], got {threshold}.")
-    method = _jaccard(threshold)
-    return _loss(method, z, labels, candidates, candidate_labels, **options)
+    arguments = locals()
+    check_threshold(arguments.pop("threshold"))
+    # Captured as an array, so that another threshold finds the same compiled program.
+    weight = PairWeight(relations.jaccard, (jax.lax.stop_gradient(threshold),))
+    return contrastive_loss(**arguments, weight=weight)
 
 
-@functools.lru_cache(maxsize=64)
-def _jaccard(threshold: float) -> Method:
-    # One object for each threshold: compiled programs are found by it.
-    return Method(functools.partial(relations.jaccard, threshold=threshold))
+def soft_jaccard_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Every overlapping pair by its Jaccard overlap, the weights of an anchor summing to 1.
 
-
-def _member(name: str, method: Method, summary: str) -> Callable[..., Array]:
-    """A loss of the family that has no parameter of its own."""
-
-    def loss(
-        z: ArrayLike,
-        labels: Labels,
-        candidates: ArrayLike | None = None,
-        candidate_labels: Labels | None = None,
-        **options: Unpack[Options],
-    ) -> Array:
-        return _loss(method, z, labels, candidates, candidate_labels, **options)
-
-    loss.__name__ = loss.__qualname__ = name
-    loss.__doc__ = summary + _MEMBER_DOC
-    return loss
-
-
-_MEMBER_DOC = """
+      w = |S∩T| / |S∪T|,  divided by Σ_p w_ip
 
     Args:
-      z: embeddings, float [B, D].
+      z: embeddings of the anchors, float [B, D].
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
-      candidate_labels: their label sets.
-      **options: see `contrastive_loss`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.soft_jaccard_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
 
     Returns:
-      Scalar, or [B] for `reduction="none"`.
+      float32 or float64 scalar, or [B] for `reduction="none"`.
 
     Raises:
       TypeError, ValueError: see `contrastive_loss`.
-"""
 
-any_loss = _member(
-    "any_loss",
-    Method(relations.share_any),
-    "SupCon loss whose positives share any label: w = 1[|S∩T| > 0].",
-)
-all_loss = _member(
-    "all_loss",
-    Method(relations.share_all),
-    "SupCon loss whose positives share all labels: w = 1[S = T].",
-)
-soft_jaccard_loss = _member(
-    "soft_jaccard_loss",
-    Method(relations.soft_jaccard, "weights"),
-    "Every overlapping pair by its Jaccard overlap, each anchor's weights summing to 1:\n"
-    "    w = |S∩T| / |S∪T|, divided by Σ_p w (Audibert et al., 2024, base form).",
-)
-similarity_only_loss = _member(
-    "similarity_only_loss",
-    Method(relations.similarity_only),
-    "Ablation of `sd_loss`: w = K^s = |S∩T| / |S|.",
-)
-dissimilarity_only_loss = _member(
-    "dissimilarity_only_loss",
-    Method(relations.dissimilarity_only),
-    "Ablation of `sd_loss`: w = K^d = 1 / (1 + |T\\S|) where S and T share a label.",
-)
-symmetric_loss = _member(
-    "symmetric_loss",
-    Method(relations.symmetric),
-    "Symmetric variant of `sd_loss`: w = |S∩T| / |S∪T| · 1 / (1 + |SΔT|).",
-)
+    References:
+      Audibert et al., 2024, base form.
+    """
+    return contrastive_loss(**locals(), weight="soft_jaccard", normalizer="weights")
+
+
+def similarity_only_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Ablation of `sd_loss`: w = K^s = |S∩T| / |S|.
+
+    Args:
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.similarity_only_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+
+    Returns:
+      float32 or float64 scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+    """
+    return contrastive_loss(**locals(), weight="similarity_only")
+
+
+def dissimilarity_only_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Ablation of `sd_loss`: w = K^d = 1 / (1 + |T\\S|) where S and T share a label.
+
+    Args:
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.dissimilarity_only_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+
+    Returns:
+      float32 or float64 scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+    """
+    return contrastive_loss(**locals(), weight="dissimilarity_only")
+
+
+def symmetric_loss(
+    z: ArrayLike,
+    labels: Labels,
+    candidates: ArrayLike | None = None,
+    candidate_labels: Labels | None = None,
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
+) -> Array:
+    """Symmetric variant of `sd_loss`: w = |S∩T| / |S∪T| · 1 / (1 + |SΔT|).
+
+    Args:
+      z: embeddings of the anchors, float [B, D].
+      labels: multi-hot [B, C], or `LabelIndices`.
+      candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
+      candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.symmetric_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+
+    Returns:
+      float32 or float64 scalar, or [B] for `reduction="none"`.
+
+    Raises:
+      TypeError, ValueError: see `contrastive_loss`.
+    """
+    return contrastive_loss(**locals(), weight="symmetric")
 
 
 def supcon_loss(
@@ -344,19 +552,34 @@ def supcon_loss(
     class_ids: ArrayLike,
     candidates: ArrayLike | None = None,
     candidate_class_ids: ArrayLike | None = None,
-    **options: Unpack[Options],
+    *,
+    temperature: ArrayLike = 0.07,
+    normalize: bool = True,
+    where: ArrayLike | None = None,
+    candidate_where: ArrayLike | None = None,
+    positive_where: ArrayLike | None = None,
+    ids: ArrayLike | None = None,
+    candidate_ids: ArrayLike | None = None,
+    form: Form = "out",
+    reduction: Reduction = "mean",
+    axis_name: AxisName | None = None,
+    candidates_sharded: bool | None = None,
+    implementation: Implementation = "auto",
 ) -> Array:
     """Single-label supervised contrastive loss (SupCon): w = 1[same class].
 
     Args:
-      z: embeddings, float [B, D].
+      z: embeddings of the anchors, float [B, D].
       class_ids: int [B], at least 0; -1 marks a row without a class, which has no positives.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
-      candidate_class_ids: int [R].
-      **options: see `contrastive_loss`.
+      candidate_class_ids: their classes, int [R].
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
+        sharded over devices use `sdjax.sharded.supcon_loss` instead.
+      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
+        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
 
     Returns:
-      Scalar, or [B] for `reduction="none"`.
+      float32 or float64 scalar, or [B] for `reduction="none"`.
 
     Raises:
       TypeError, ValueError: see `contrastive_loss`.
@@ -364,14 +587,15 @@ def supcon_loss(
     References:
       Khosla et al., Supervised Contrastive Learning, 2020 (https://arxiv.org/abs/2004.11362).
     """
-    labels = class_labels("class_ids", class_ids, "z", z)
-    candidate_labels = None
-    if candidate_class_ids is not None:
+    arguments = locals()
+    arguments["labels"] = class_labels("class_ids", arguments.pop("class_ids"), "z", z)
+    ids = arguments.pop("candidate_class_ids")
+    if ids is not None:
         name = "candidate_class_ids"
-        candidate_labels = class_labels(name, candidate_class_ids, "candidates", candidates)
+        arguments["candidate_labels"] = class_labels(name, ids, "candidates", candidates)
     elif candidates is not None:
         raise ValueError("candidates need candidate_class_ids, got none.")
-    return any_loss(z, labels, candidates, candidate_labels, **options)
+    return contrastive_loss(**arguments, weight="supcon")
 
 
 LOSSES: dict[str, Callable[..., Array]] = {
@@ -386,53 +610,3 @@ LOSSES: dict[str, Callable[..., Array]] = {
     "symmetric": symmetric_loss,
     "supcon": supcon_loss,
 }
-
-
-def _loss(
-    method: Method,
-    z: ArrayLike,
-    labels: Labels,
-    candidates: ArrayLike | None,
-    candidate_labels: Labels | None,
-    *,
-    temperature: ArrayLike = 0.07,
-    normalize: bool = True,
-    where: ArrayLike | None = None,
-    candidate_where: ArrayLike | None = None,
-    form: Form = "out",
-    reduction: Reduction = "mean",
-    axis_name: AxisName | None = None,
-    implementation: str = "auto",
-) -> Array:
-    """`contrastive_loss` for a resolved method."""
-    one_of("form", form, get_args(Form))
-    one_of("reduction", reduction, get_args(Reduction))
-    one_of("implementation", implementation, IMPLEMENTATIONS)
-    check_temperature(temperature)
-    check_not_sharded(z)
-    anchors = candidates_side = prepare(("z", "labels", "where"), z, labels, where)
-    if candidates is not None and candidate_labels is not None:
-        names = ("candidates", "candidate_labels", "candidate_where")
-        candidates_side = prepare(names, candidates, candidate_labels, candidate_where)
-        check_same_space(anchors, candidates_side)
-    elif candidates is not None or candidate_labels is not None:
-        given = "candidates" if candidates is not None else "candidate_labels"
-        raise ValueError(f"candidates and candidate_labels go together, got {given} alone.")
-    elif candidate_where is not None:
-        mask = check_mask("candidate_where", candidate_where, len(anchors.z))
-        candidates_side = anchors._replace(where=anchors.where & mask)
-    pairs = Pairs(
-        anchors=anchors,
-        candidates=candidates_side,
-        self_contrast=candidates is None,
-        normalize=normalize,
-        temperature=temperature,
-        dtype=accumulation_dtype(anchors.z, candidates_side.z),
-        axis_name=axis_name,
-    )
-    method = method._replace(form=form)
-    loss, weight = rows(IMPLEMENTATIONS[implementation](pairs, method), pairs, method)
-    if reduction == "none":
-        return loss
-    total = collectives.global_sum((loss * weight).sum(), axis_name)
-    return total / jnp.maximum(collectives.global_sum(weight.sum(), axis_name), 1)

@@ -9,14 +9,15 @@ References:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from sdjax import labels as labels_lib
-from sdjax import overlaps
+from sdjax._src import label_overlap
 from sdjax.labels import LabelIndices, Labels
 
 Array = jax.Array
@@ -62,17 +63,13 @@ def overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype = jnp.float32)
 def unchecked_overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype) -> Overlap:
     """`overlap` of label sets that were checked before."""
     if isinstance(anchors, LabelIndices) or isinstance(candidates, LabelIndices):
-        sides: Any = overlaps.tile_labels(anchors, candidates)
-        shared = sides[0].shared(sides[1].columns(), dtype)
+        one, other = label_overlap.prepare(anchors, candidates)
+        shared = one.shared(other.as_columns(), dtype)
     else:
-        shared = shared_labels(*(labels_lib.multi_hot(x, dtype) for x in (anchors, candidates)))
+        one, other = (labels_lib.multi_hot(x, dtype) for x in (anchors, candidates))
+        shared = jnp.matmul(one, other.T, precision=lax.Precision.HIGHEST)
     anchor_size, candidate_size = (labels_lib.sizes(x, dtype) for x in (anchors, candidates))
     return Overlap(shared, anchor_size[:, None], candidate_size[None, :])
-
-
-def shared_labels(anchors: Array, candidates: Array) -> Array:
-    """Matrix product of (scaled) multi-hot [A, C] and multi-hot [R, C] -> [A, R]."""
-    return jnp.matmul(anchors, candidates.T, precision=lax.Precision.HIGHEST)
 
 
 def check_same_classes(name: str, labels: Labels, other_name: str, other: Labels) -> None:
@@ -134,10 +131,10 @@ def soft_jaccard(o: Overlap) -> Array:
     return o.shared / jnp.maximum(o.anchor_size + o.candidate_size - o.shared, 1)
 
 
-def jaccard(o: Overlap, threshold: float = 0.5) -> Array:
+def jaccard(o: Overlap, threshold: ArrayLike = 0.5) -> Array:
     """|S∩T| / |S∪T| where that is at least `threshold`, else 0."""
     weight = soft_jaccard(o)
-    return jnp.where(weight >= threshold, weight, 0)
+    return jnp.where(weight >= jnp.asarray(threshold, weight.dtype), weight, 0)
 
 
 def share_any(o: Overlap) -> Array:
@@ -151,8 +148,9 @@ def share_all(o: Overlap) -> Array:
     return identical.astype(o.shared.dtype)
 
 
+# By the names of the losses. SupCon's is that of "any"; MulSupCon's needs more than an Overlap.
 WEIGHTS: dict[str, Weight] = {
-    "similarity_dissimilarity": similarity_dissimilarity,
+    "sd": similarity_dissimilarity,
     "similarity_only": similarity_only,
     "dissimilarity_only": dissimilarity_only,
     "symmetric": symmetric,

@@ -7,9 +7,11 @@ Each loss here is the one of the same name in `sdjax`, mapped over the rows of g
 takes the same arguments and returns the same value. Inside shard_map or pmap, use the loss itself
 with `axis_name=`.
 
-Further arguments:
-  axis_name: mesh axis, or axes, along which the rows are sharded.
+What is different:
+  axis_name: mesh axis, or axes, along which the rows are sharded; must be given.
   mesh: the mesh; by default the one that `jax.set_mesh` has set.
+  candidates_sharded: False keeps explicit candidates whole on every device, whatever their number;
+    otherwise their rows are sharded along the axis like those of `z`.
 
 Raises:
   ValueError: if there is no mesh, it lacks the axis, or a number of rows is not a multiple of the
@@ -17,6 +19,7 @@ Raises:
 """
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -26,83 +29,158 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
-from jax.typing import ArrayLike
 
 from sdjax import losses
-from sdjax.collectives import AxisName
-from sdjax.labels import LabelIndices, is_known
+from sdjax._src import collectives
+from sdjax._src.collectives import AxisName
+from sdjax._src.pair_weight import as_pair_weight
+from sdjax._src.problem import accumulation_dtype
+from sdjax.labels import check_labels
 
-MASKS = ("where", "candidate_where")
+Array = jax.Array
 Mesh = jax.sharding.Mesh | jax.sharding.AbstractMesh
 
+# Arguments with a row for each anchor, and for each explicit candidate.
+_ANCHORS = ("z", "labels", "class_ids", "where", "positive_where", "ids")
+_CANDIDATES = (
+    *("candidates", "candidate_labels", "candidate_class_ids", "candidate_where", "candidate_ids"),
+)
+# Numbers and functions that may hold arrays, which all devices share.
+_SHARED = ("temperature", "threshold", "weight")
 
-def over_mesh(loss: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+
+def over_mesh(loss: Callable[..., Array]) -> Callable[..., Array]:
     """`loss`, which takes `axis_name`, as a function of global arrays; see the module."""
+    signature = _with_mesh(inspect.signature(loss))
 
     @functools.wraps(loss)
-    def sharded(
-        *args: Any,
-        axis_name: AxisName,
-        mesh: Mesh | None = None,
-        temperature: ArrayLike = 0.07,
-        reduction: str = "mean",
-        **options: Any,
-    ) -> jax.Array:
-        used = _check_mesh(mesh, axis_name)
-        rows = P(axis_name)
-        masks = {name: options.pop(name) for name in MASKS if options.get(name) is not None}
-        arrays = [x if isinstance(x, LabelIndices) or x is None else jnp.asarray(x) for x in args]
-        known = is_known(temperature)
-        if known:
-            temperature = np.asarray(temperature)[()]
-        given = _placed((arrays, jax.tree.map(jnp.asarray, masks)), used, axis_name)
+    def sharded(*args: Any, **kwargs: Any) -> Array:
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"sdjax.sharded.{loss.__name__}() {error}") from None
+        bound.apply_defaults()
+        return _evaluate(loss, bound.arguments)
 
-        def local(given: tuple[list[Any], dict[str, jax.Array]], traced: jax.Array | None):
-            arrays, masks = given
-            return loss(
-                *arrays,
-                # Known where the loss is traced, it is checked, and saves a program for the rest.
-                temperature=temperature if traced is None else traced,
-                reduction=reduction,
-                axis_name=axis_name,
-                **masks,
-                **options,
-            )
-
-        out = rows if reduction == "none" else P()
-        run = jax.shard_map(local, mesh=used, in_specs=(rows, P()), out_specs=out)
-        return run(given, None if known else jnp.asarray(temperature))
-
+    # What help() and completion show.
+    sharded.__signature__ = signature  # pyright: ignore[reportAttributeAccessIssue]
+    sharded.__doc__ = f"{loss.__doc__}\n    Over a mesh (`sdjax.sharded`):{_MESH_DOC}"
     return sharded
 
 
-def _check_mesh(mesh: Mesh | None, axis_name: AxisName) -> Mesh:
+_MESH_DOC = """
+      axis_name: mesh axis, or axes, along which the rows are sharded; must be given.
+      mesh: the mesh; by default the one that `jax.set_mesh` has set.
+      candidates_sharded: False keeps explicit candidates whole on every device.
+"""
+
+
+def _with_mesh(signature: inspect.Signature) -> inspect.Signature:
+    """`axis_name` without a default, and `mesh` after it."""
+    parameters = []
+    for parameter in signature.parameters.values():
+        if parameter.name != "axis_name":
+            parameters.append(parameter)
+            continue
+        parameters.append(parameter.replace(default=parameter.empty, annotation=AxisName))
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        parameters.append(inspect.Parameter("mesh", keyword, default=None, annotation=Mesh | None))
+    return signature.replace(parameters=parameters)
+
+
+def _evaluate(loss: Callable[..., Array], arguments: dict[str, Any]) -> Array:
+    axis_name = arguments.pop("axis_name")
+    axes = collectives.names(axis_name)
+    mesh = _checked_mesh(arguments.pop("mesh"), axes)
+    for name in ("labels", "candidate_labels"):
+        if arguments.get(name) is not None:
+            # Here, since their values are not known inside.
+            arguments[name] = _checked_labels(name, arguments)
+    explicit = arguments.get("candidates") is not None
+    if arguments["candidates_sharded"] is None and explicit:
+        arguments["candidates_sharded"] = True
+    if callable(arguments.get("weight")):
+        given = [jnp.result_type(arguments[k]) for k in ("z", "candidates")[: 1 + explicit]]
+        dtype = accumulation_dtype(*(jax.ShapeDtypeStruct((), dtype) for dtype in given))
+        arguments["weight"] = as_pair_weight(arguments["weight"], dtype)
+
+    whole = explicit and not arguments["candidates_sharded"]
+    specs, arrays, options = {}, {}, {}
+    for name, value in arguments.items():
+        if value is None:
+            continue
+        if name in _ANCHORS or name in _CANDIDATES:
+            spec = P() if whole and name in _CANDIDATES else P(axis_name)
+            arrays[name] = _placed(name, value, mesh, axes, spec)
+        elif name in _SHARED and not _is_number(value) and not isinstance(value, str):
+            spec, arrays[name] = P(), value
+        else:
+            options[name] = value.item() if isinstance(value, np.generic | np.ndarray) else value
+            continue
+        specs[name] = spec
+    static = tuple(sorted(options.items()))
+    return _mapped(loss, mesh, axis_name, static, tuple(sorted(specs.items())), arrays)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+def _mapped(
+    loss: Callable[..., Array],
+    mesh: Mesh,
+    axis_name: AxisName,
+    options: tuple[tuple[str, Any], ...],
+    specs: tuple[tuple[str, P], ...],
+    arrays: dict[str, Any],
+) -> Array:
+    """The loss of arrays with these specs; calls with equal options share a compiled program."""
+
+    def local(arrays: dict[str, Any]) -> Array:
+        return loss(**arrays, **dict(options), axis_name=axis_name)
+
+    out = P(axis_name) if dict(options)["reduction"] == "none" else P()
+    return jax.shard_map(local, mesh=mesh, in_specs=(dict(specs),), out_specs=out)(arrays)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether the value is known wherever it is traced, so that a program may depend on it."""
+    return np.ndim(value) == 0 and not isinstance(value, jax.Array) and not callable(value)
+
+
+def _checked_labels(name: str, arguments: dict[str, Any]) -> Any:
+    labels = arguments[name]
+    labels = np.asarray(labels) if isinstance(labels, list | tuple) else labels
+    check_labels(name, labels, arguments[name.replace("labels", "where")])
+    return labels
+
+
+def _checked_mesh(mesh: Mesh | None, axes: tuple[str, ...]) -> Mesh:
     mesh = jax.sharding.get_abstract_mesh() if mesh is None else mesh
     if not mesh.axis_names:
         raise ValueError("mesh must be given, or set by jax.set_mesh; there is none.")
-    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
+    if not axes:
+        raise ValueError(f"axis_name must be of the mesh {mesh.axis_names}, got none.")
     for name in axes:
         if name not in mesh.axis_names:
             raise ValueError(f"axis_name must be of the mesh {mesh.axis_names}, got {name!r}.")
     return mesh
 
 
-def _placed(tree: Any, mesh: Mesh, axis_name: AxisName) -> Any:
-    """`tree` with its rows sharded along the axis."""
-    axes = (axis_name,) if isinstance(axis_name, str) else axis_name
-    devices = math.prod(mesh.shape[name] for name in axes)
-    explicit = all(t == AxisType.Explicit for t in mesh.axis_types)
+def _placed(name: str, value: Any, mesh: Mesh, axes: tuple[str, ...], spec: P) -> Any:
+    """`value` with its rows as `spec` says."""
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    explicit = all(kind == AxisType.Explicit for kind in mesh.axis_types)
 
-    def place(x: jax.Array) -> jax.Array:
-        if len(x) % devices:
+    def place(x: Any) -> Array:
+        x = jnp.asarray(x)
+        if spec != P() and len(x) % devices:
             raise ValueError(
-                f"the number of rows must be a multiple of the {devices} devices along "
-                f"{axis_name!r}, got {len(x)}: pad the batch, with where=False for padding."
+                f"the number of rows of {name} must be a multiple of the {devices} devices along "
+                f"{', '.join(map(repr, axes))}, got {len(x)}: pad the batch, with where=False for "
+                "padding."
             )
         # Explicit meshes want to be told; on others the compiler does it.
-        return jax.reshard(x, P(axis_name)) if explicit else x
+        return jax.reshard(x, spec) if explicit else x
 
-    return jax.tree.map(place, tree)
+    return jax.tree.map(place, value)
 
 
 contrastive_loss = over_mesh(losses.contrastive_loss)

@@ -77,7 +77,7 @@ def symmetric(anchor: LabelSet, candidate: LabelSet) -> float:
 
 
 WEIGHTS: dict[str, PairWeight] = {
-    "similarity_dissimilarity": similarity_dissimilarity,
+    "sd": similarity_dissimilarity,
     "similarity_only": similarity_only,
     "dissimilarity_only": dissimilarity_only,
     "any": share_any,
@@ -89,7 +89,7 @@ WEIGHTS: dict[str, PairWeight] = {
 
 # loss -> (weight, normalizer), the family of METHOD.md. SupCon is "any" on one-element sets.
 LOSSES: dict[str, tuple[str, str]] = {
-    "sd": ("similarity_dissimilarity", "positives"),
+    "sd": ("sd", "positives"),
     "mulsupcon": ("mulsupcon", "batch_labels"),
     "any": ("any", "positives"),
     "all": ("all", "positives"),
@@ -223,7 +223,7 @@ def contrastive(
     candidates: np.ndarray | None = None,
     candidate_labels: Sequence[LabelSet] | None = None,
     *,
-    weight: str | PairWeight = "similarity_dissimilarity",
+    weight: str | PairWeight = "sd",
     normalizer: str = "positives",
     temperature: float = 0.07,
     normalize: bool = True,

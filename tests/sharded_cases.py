@@ -62,6 +62,8 @@ def loss_of(key, w, batch, reduction="mean", axis_name=None, **options):
     kwargs = {"where": batch["anchors"]["where"]}
     if "candidates" in batch:
         kwargs["candidate_where"] = batch["candidates"]["where"]
+        # Where shard_map does not track what varies, it must be said.
+        kwargs["candidates_sharded"] = None if axis_name is None else True
     return sdjax.LOSSES[name](
         *args, form=form, reduction=reduction, axis_name=axis_name, **kwargs, **options
     )

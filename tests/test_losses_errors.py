@@ -262,8 +262,8 @@ def test_threshold(threshold):
 
 
 def test_unknown_weight():
-    words = ["weight", "'similarity_disimilarity'", "'similarity_dissimilarity'"]
-    raises(ValueError, words, sdjax.contrastive_loss, Z, LABELS, weight="similarity_disimilarity")
+    words = ["weight", "'soft_jacard'", "'soft_jaccard'"]
+    raises(ValueError, words, sdjax.contrastive_loss, Z, LABELS, weight="soft_jacard")
 
 
 @pytest.mark.parametrize("weight", [None, 0.5])

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 from sharded_cases import AXIS, DEVICES, check, everything, expected, problem
 
 import sdjax
-from sdjax import blocks
+from sdjax._src import tiling
 
 pytestmark = pytest.mark.skipif(jax.device_count() < DEVICES, reason=f"needs {DEVICES} devices")
 
@@ -90,8 +90,8 @@ def test_pmap():
 
 def test_blocks_of_several_tiles_share_them_between_facing_devices(monkeypatch):
     """Two devices of 70 rows, three tiles each, in float32 to 1e-6; temperature and lists too."""
-    monkeypatch.setattr(blocks, "SMALLEST", 32)
-    monkeypatch.setattr(blocks, "LARGEST", 32)
+    monkeypatch.setattr(tiling, "SMALLEST_TILE", 32)
+    monkeypatch.setattr(tiling, "LARGEST_TILE", 32)
     rng = np.random.default_rng(0)
     rows = 140
     z = cases.embeddings(rng, rows).astype(np.float32)

@@ -10,8 +10,8 @@ import numpy_reference as reference
 import pytest
 
 import sdjax
-from sdjax import blocks, overlaps, tiled
-from sdjax.losses import AUTO_DENSE_PAIRS, IMPLEMENTATIONS
+from sdjax._src import label_overlap, tiled, tiling
+from sdjax._src.evaluate import AUTO_DENSE_PAIRS, IMPLEMENTATIONS
 
 ROWS, QUEUE, TILE = 70, 41, 32
 CLASSES = 150
@@ -22,8 +22,8 @@ SCENES = list(itertools.product(("self", "masked", "explicit"), LABELS))
 @pytest.fixture(autouse=True)
 def small_tiles(monkeypatch):
     """Three tiles, of which the last overlaps the one before, and masks that cross them."""
-    monkeypatch.setattr(blocks, "SMALLEST", TILE)
-    monkeypatch.setattr(blocks, "LARGEST", TILE)
+    monkeypatch.setattr(tiling, "SMALLEST_TILE", TILE)
+    monkeypatch.setattr(tiling, "LARGEST_TILE", TILE)
 
 
 def matrix_of(labels: str, rng, rows: int, crowded: bool) -> np.ndarray:
@@ -35,7 +35,7 @@ def matrix_of(labels: str, rng, rows: int, crowded: bool) -> np.ndarray:
         for row in out:
             row[rng.choice(12, rng.integers(0, 4), replace=False) * 12] = True
         if crowded:
-            out[3, : overlaps.LONGEST_LIST + 5] = True
+            out[3, : label_overlap.LONGEST_LIST + 5] = True
     out[:: max(rows // 3, 2)] = False
     return out
 
@@ -193,11 +193,11 @@ def test_overlap_of_a_tile(labels, crowded):
     for rows, columns in ((33, 40), (1, 1), (20, 64)):
         matrices = [matrix_of(labels, rng, n, crowded and n > 3)[:n] for n in (rows, columns)]
         sides = [given("sd", labels, m, rng)[0] for m in matrices]
-        one, other = overlaps.tile_labels(*sides)
-        shared = jax.jit(lambda a, b: a.shared(b.columns(), jnp.float32))(one, other)
+        one, other = label_overlap.prepare(*sides)
+        shared = jax.jit(lambda a, b: a.shared(b.as_columns(), jnp.float32))(one, other)
         np.testing.assert_array_equal(shared, matrices[0].astype(int) @ matrices[1].T.astype(int))
         values = rng.random(matrices[0].shape[1])
-        balanced = jax.jit(lambda a, b, v: a.balanced(b.columns(), v))(one, other, values)
+        balanced = jax.jit(lambda a, b, v: a.weighted(b.as_columns(), v))(one, other, values)
         np.testing.assert_allclose(balanced, (matrices[0] * values) @ matrices[1].T, atol=1e-12)
 
 
@@ -206,16 +206,16 @@ def test_bits_counted_and_multiplied(num_classes):
     """TPUs multiply what others count."""
     rng = np.random.default_rng(0)
     rows, columns = rng.random((37, num_classes)) < 0.3, rng.random((64, num_classes)) < 0.7
-    one, other = (overlaps._as_bits(jnp.asarray(x)) for x in (rows, columns))
-    for shared in (overlaps._counted, overlaps._multiplied):
-        found = shared(one.words, other.columns())
+    one, other = (label_overlap._as_bits(jnp.asarray(x)) for x in (rows, columns))
+    for shared in (label_overlap._counted, label_overlap._multiplied):
+        found = shared(one.words, other.as_columns())
         np.testing.assert_array_equal(found, rows.astype(int) @ columns.T.astype(int))
 
 
 @pytest.mark.parametrize(("platform", "multiplied"), [("tpu", True), ("cpu", False)])
 def test_each_platform_gets_its_own_overlap(platform, multiplied):
-    one, other = overlaps.tile_labels(jnp.zeros((64, 500)), jnp.zeros((32, 500)))
-    shared = jax.jit(lambda: one.shared(other.columns(), jnp.float32))
+    one, other = label_overlap.prepare(jnp.zeros((64, 500)), jnp.zeros((32, 500)))
+    shared = jax.jit(lambda: one.shared(other.as_columns(), jnp.float32))
     text = shared.trace().lower(lowering_platforms=(platform,)).as_text()
     assert ("dot_general" in text) == multiplied
     assert ("popcnt" in text) != multiplied
@@ -226,8 +226,8 @@ def test_lists_of_few_rows_among_very_many_labels():
     rng = np.random.default_rng(0)
     indices = rng.integers(0, 10**6, (40, 5)).astype(np.int32)
     indices[1] = indices[0]
-    (lists,) = overlaps.tile_labels(sdjax.LabelIndices(jnp.asarray(indices), 10**6))
-    columns = lists.columns()
+    (lists,) = label_overlap.prepare(sdjax.LabelIndices(jnp.asarray(indices), 10**6))
+    columns = lists.as_columns()
     assert columns.rows.shape == (40 * 5 + 1, 2)
     wanted = [[len(set(a) & set(b)) for b in indices] for a in indices]
     np.testing.assert_array_equal(lists.shared(columns, jnp.float32), wanted)
@@ -325,7 +325,7 @@ def test_auto_is_dense_for_few_pairs_and_tiled_for_many():
     few = int(AUTO_DENSE_PAIRS**0.5)
     assert ("while" in jaxpr(few, "auto")) == ("while" in jaxpr(few, "dense")) is False
     assert "while" in jaxpr(few + 1, "auto")
-    assert set(IMPLEMENTATIONS) == {"auto", "dense", "tiled", "ring", "pallas"}
+    assert set(IMPLEMENTATIONS) == {"auto", "dense", "tiled", "ring"}
 
 
 def test_no_rows():

@@ -182,7 +182,7 @@ def test_every_weight_is_in_the_unit_interval_and_0_if_disjoint(name, matrix):
 @given(matrices, matrices)
 @settings(max_examples=100)
 def test_sd_weight_is_1_iff_identical_and_0_iff_disjoint(anchors, candidates):
-    weight = weigh("similarity_dissimilarity", anchors, candidates)
+    weight = weigh("sd", anchors, candidates)
     r = np.asarray(relations.relation(anchors, candidates))
     np.testing.assert_array_equal(weight == 1, r == 2)
     np.testing.assert_array_equal(weight == 0, r == 1)
@@ -192,7 +192,7 @@ def test_sd_weight_is_1_iff_identical_and_0_iff_disjoint(anchors, candidates):
 @given(matrices, matrices)
 @settings(max_examples=100)
 def test_sd_weight_of_subsets_and_supersets(anchors, candidates):
-    weight = weigh("similarity_dissimilarity", anchors, candidates)
+    weight = weigh("sd", anchors, candidates)
     r = np.asarray(relations.relation(anchors, candidates))
     s = np.broadcast_to(anchors.sum(axis=1)[:, None], r.shape)
     t = np.broadcast_to(candidates.sum(axis=1)[None, :], r.shape)
@@ -203,7 +203,7 @@ def test_sd_weight_of_subsets_and_supersets(anchors, candidates):
 @given(st.integers(1, 50), st.integers(0, 50), st.integers(0, 50), st.integers(1, 50))
 @settings(max_examples=100)
 def test_sd_weight_falls_strictly_with_foreign_labels(shared, anchor_only, foreign, more):
-    name = "similarity_dissimilarity"
+    name = "sd"
     few = weight_of(name, shared, anchor_only, foreign)
     many = weight_of(name, shared, anchor_only, foreign + more)
     assert 0 < many < few
@@ -214,7 +214,7 @@ def test_sd_weight_falls_strictly_with_foreign_labels(shared, anchor_only, forei
 def test_sd_weight_rises_strictly_with_overlap(anchor_size, foreign, data):
     low = data.draw(st.integers(0, anchor_size - 1))
     high = data.draw(st.integers(low + 1, anchor_size))
-    name = "similarity_dissimilarity"
+    name = "sd"
     assert weight_of(name, low, anchor_size - low, foreign) < weight_of(
         name, high, anchor_size - high, foreign
     )
@@ -235,11 +235,11 @@ def test_which_weights_are_symmetric(shared, anchor_only, candidate_only):
 
 def test_sd_weight_is_asymmetric():
     inner, outer = cases.multi_hot([{0, 1}]), cases.multi_hot([{0, 1, 2, 3}])
-    np.testing.assert_allclose(weigh("similarity_dissimilarity", inner, outer), 1 / 3)
-    np.testing.assert_allclose(weigh("similarity_dissimilarity", outer, inner), 1 / 2)
+    np.testing.assert_allclose(weigh("sd", inner, outer), 1 / 3)
+    np.testing.assert_allclose(weigh("sd", outer, inner), 1 / 2)
     left, right = cases.multi_hot([{0, 1, 2}], 6), cases.multi_hot([{1, 2, 3, 4, 5}], 6)
-    np.testing.assert_allclose(weigh("similarity_dissimilarity", left, right), 1 / 6, rtol=1e-6)
-    np.testing.assert_allclose(weigh("similarity_dissimilarity", right, left), 1 / 5, rtol=1e-6)
+    np.testing.assert_allclose(weigh("sd", left, right), 1 / 6, rtol=1e-6)
+    np.testing.assert_allclose(weigh("sd", right, left), 1 / 5, rtol=1e-6)
 
 
 @pytest.mark.parametrize("numerator,denominator", [(1, 2), (1, 3), (2, 3), (3, 7), (1, 1)])

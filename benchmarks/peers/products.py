@@ -14,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from peers.step import Step, jax_step
-from sdjax import blocks
+from sdjax._src import tiling
 
 
 def _dot(a: jax.Array, b: jax.Array, contract: tuple[int, int]) -> jax.Array:
@@ -66,6 +66,6 @@ def prepare(
     dtype: str = "float32",
 ) -> Step:
     del labels, num_classes, temperature
-    _, tile = blocks.tiling(len(z))
+    _, tile = tiling.tiling(len(z))
     z = z[: len(z) // tile * tile]
     return jax_step(jax.jit(functools.partial(products, tile=tile)), jnp.asarray(z, dtype))

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from sdjax import blocks
+from sdjax._src import tiling
 from sdjax.analysis import hlo
 from sdjax.analysis.chips import CHIPS, Chip
 from sdjax.analysis.cost import counted
@@ -143,7 +143,7 @@ def forecast(
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         return dataclasses.replace(basis, peak=_asked(str(error)))
-    tiles, _ = blocks.tiling(max(2 * config.batch_size // len(devices), 1))
+    tiles, _ = tiling.tiling(max(2 * config.batch_size // len(devices), 1))
     rounds = (tiles + 1) / 2  # mean length of the rows of a triangle of tiles
     program = hlo.parse(compiled.as_text())
     peak = compiled.memory_analysis().peak_memory_in_bytes

@@ -13,7 +13,6 @@ from sdjax import relations
 from sdjax.analysis import figures
 
 MAX_ROWS = 1500  # 2.2 million ordered pairs
-WEIGHT_OF_LOSS = {"sd": "similarity_dissimilarity"} | {name: name for name in relations.WEIGHTS}
 
 
 class PairTable(NamedTuple):
@@ -157,7 +156,7 @@ def all_weights(table: PairTable, threshold: float = 0.5) -> dict[str, NDArray[n
 
 def _weigh(kinds: relations.Overlap, threshold: jax.Array) -> dict[str, jax.Array]:
     weights = {name: weight(kinds) for name, weight in relations.WEIGHTS.items()}
-    return {**weights, "jaccard": relations.jaccard(kinds, threshold)}  # pyright: ignore[reportArgumentType]
+    return {**weights, "jaccard": relations.jaccard(kinds, threshold)}
 
 
 def weight_spread(table: PairTable, weights: NDArray[np.floating]) -> dict[int, Spread]:
@@ -198,9 +197,9 @@ def relation_weights(table: PairTable, loss: str = "", threshold: float = 0.5) -
     # Under jit a dict comes back sorted by name.
     for axes, name in zip(grid.flat, relations.WEIGHTS, strict=False):
         _draw_weight(axes, weight_spread(table, weights[name]))
-        this = WEIGHT_OF_LOSS.get(loss) == name
-        title = f"jaccard ≥ {threshold:g}" if name == "jaccard" else name.replace("_", " ")
-        figures.panel_title(axes, title.replace("similarity d", "similarity-d"), bold=this)
+        this = loss == name
+        titles = {"sd": "similarity-dissimilarity", "jaccard": f"jaccard ≥ {threshold:g}"}
+        figures.panel_title(axes, titles.get(name, name.replace("_", " ")), bold=this)
         if this:
             axes.text(1, 0.5, "this run", rotation=90, ha="center", va="center", fontsize=8,
                       fontweight="bold")  # fmt: skip

@@ -2,9 +2,10 @@
 
 import dataclasses
 
+from sdjax._src.evaluate import IMPLEMENTATIONS
 from sdjax.checks import one_of
 from sdjax.config import DTYPES, ENCODERS, MASK_FILLS, OPTIMIZERS, RECIPES, Config
-from sdjax.losses import IMPLEMENTATIONS, LOSSES
+from sdjax.losses import LOSSES
 
 
 def check_config(config: Config) -> None:

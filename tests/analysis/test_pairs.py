@@ -45,7 +45,7 @@ def test_many_rows_are_sampled_and_always_the_same():
 
 def test_the_spread_of_a_weight_is_that_over_the_pairs():
     table = pairs.pair_table(LABELS)
-    spreads = pairs.weight_spread(table, pairs.all_weights(table)["similarity_dissimilarity"])
+    spreads = pairs.weight_spread(table, pairs.all_weights(table)["sd"])
     by_relation: dict[int, list[float]] = {}
     for s, t in slow_pairs(LABELS):
         weight = len(s & t) / max(len(s), 1) / (1 + len(t - s))

@@ -1,8 +1,8 @@
 """Label sets in the forms from which the overlap of a tile of pairs is cheapest.
 
-Each form has the same four methods: `take` some rows, make `columns` of rows that stand on the
-other side of a tile, and from both the `shared` labels of each pair or, with a value for each
-label, the `balanced` sum over the shared labels.
+Each form has the same four methods: `take` cuts some of its rows; `as_columns` turns rows into
+what the other side of a tile needs; and from rows and columns come `shared`, the number of shared
+labels of each pair, and `weighted`, the sum over the shared labels of a value of each label.
 """
 
 import dataclasses
@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from sdjax import collectives
 from sdjax import labels as labels_lib
+from sdjax._src import collectives
 from sdjax.labels import LabelIndices, Labels
 
 Array = jax.Array
@@ -38,7 +38,7 @@ class Bits:
     def take(self, start: Array, size: int) -> "Bits":
         return Bits(lax.dynamic_slice_in_dim(self.words, start, size))
 
-    def columns(self) -> Array:
+    def as_columns(self) -> Array:
         return self.words.T
 
     def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
@@ -47,7 +47,7 @@ class Bits:
         shared = lax.platform_dependent(self.words, columns, tpu=_multiplied, default=_counted)
         return shared.astype(dtype)
 
-    def balanced(self, columns: Array, values: Array) -> Array:
+    def weighted(self, columns: Array, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         rows = _unpack(self.words, len(values), values.dtype) * values[None, :]
         others = _unpack(columns.T, len(values), values.dtype)
@@ -91,7 +91,7 @@ class Lists:
         indices = lax.dynamic_slice_in_dim(self.indices, start, size)
         return dataclasses.replace(self, indices=indices)
 
-    def columns(self) -> Table:
+    def as_columns(self) -> Table:
         num, length = self.indices.shape
         num_places, place, places = self.num_classes + 1, None, self.indices
         if num * length < self.num_classes:
@@ -143,7 +143,7 @@ class Lists:
         # A branch of its own is computed once, not again wherever it is used.
         return lax.cond(longest > 0, unpacked, lambda: nothing)
 
-    def balanced(self, columns: Table, values: Array) -> Array:
+    def weighted(self, columns: Table, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         carriers, num = columns.carriers(self.indices), columns.num_columns
         of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
@@ -171,8 +171,8 @@ class BitsOrLists:
         fits = lax.dynamic_slice_in_dim(self.fits, start, size)
         return BitsOrLists(self.bits.take(start, size), self.lists.take(start, size), fits)
 
-    def columns(self) -> tuple[Array, Table, Array]:
-        return self.bits.columns(), self.lists.columns(), self.fits
+    def as_columns(self) -> tuple[Array, Table, Array]:
+        return self.bits.as_columns(), self.lists.as_columns(), self.fits
 
     def shared(self, columns: tuple[Array, Table, Array], dtype: jnp.dtype) -> Array:
         """|S∩T| of rows and columns, [rows, columns]."""
@@ -188,27 +188,27 @@ class BitsOrLists:
         # Where bits are multiplied, lists have nothing to save.
         return lax.platform_dependent(tpu=bits, default=lists_if_they_fit)
 
-    def balanced(self, columns: tuple[Array, Table, Array], values: Array) -> Array:
+    def weighted(self, columns: tuple[Array, Table, Array], values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         words, table, fit = columns
         return lax.cond(
             self.fits.all() & fit.all(),
-            lambda: self.lists.balanced(table, values),
-            lambda: self.bits.balanced(words, values),
+            lambda: self.lists.weighted(table, values),
+            lambda: self.bits.weighted(words, values),
         )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Classes:
-    """At most one label a row, int32 [N]; -1 for none."""
+    """At most one label a row, int [N]; -1 for none."""
 
     indices: Array
 
     def take(self, start: Array, size: int) -> "Classes":
         return Classes(lax.dynamic_slice_in_dim(self.indices, start, size))
 
-    def columns(self) -> Array:
+    def as_columns(self) -> Array:
         return self.indices
 
     def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
@@ -216,31 +216,33 @@ class Classes:
         rows = self.indices[:, None]
         return ((rows == columns[None, :]) & (rows >= 0)).astype(dtype)
 
-    def balanced(self, columns: Array, values: Array) -> Array:
+    def weighted(self, columns: Array, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
         return self.shared(columns, values.dtype) * of_rows[:, None]
 
 
-TileLabels = Bits | Lists | BitsOrLists | Classes
+LabelForm = Bits | Lists | BitsOrLists | Classes
 
 
-def tile_labels(*sides: Labels) -> tuple[TileLabels, ...]:
+def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
     """The label sets of both sides, or of one, in the form that suits them."""
     num_classes = labels_lib.num_classes(sides[0])
     listed = [side for side in sides if isinstance(side, LabelIndices)]
     if len(listed) == len(sides) and all(jnp.shape(side.indices)[1] == 1 for side in listed):
-        return tuple(Classes(jnp.asarray(s.indices)[:, 0].astype(jnp.int32)) for s in listed)
+        single = [labels_lib.single_index(side) for side in listed]
+        dtype = jnp.promote_types(single[0].dtype, single[-1].dtype)
+        return tuple(Classes(index.astype(dtype)) for index in single)
     if num_classes <= MOST_LABELS_AS_BITS or 0 < len(listed) < len(sides):
         return tuple(_as_bits(side) for side in sides)
     if listed:
         return tuple(Lists(labels_lib.unique_indices(side), num_classes) for side in listed)
-    return tuple(_bits_or_lists(jnp.asarray(side)) for side in sides)
+    return tuple(_bits_or_lists(jnp.asarray(labels_lib.canonical(side))) for side in sides)
 
 
 def _as_bits(labels: Labels) -> Bits:
     if not isinstance(labels, LabelIndices):
-        return Bits(_pack(jnp.asarray(labels).astype(bool)))
+        return Bits(_pack(jnp.asarray(labels_lib.canonical(labels))))
     num_words = -(-labels.num_classes // BITS)
     indices = labels_lib.unique_indices(labels)
     indices = jnp.where(indices < labels.num_classes, indices, num_words * BITS)
@@ -255,7 +257,7 @@ def _bits_or_lists(labels: Array) -> BitsOrLists:
     length = min(LONGEST_LIST, num_classes)
 
     def of_row(row: Array) -> tuple[Array, Array, Array]:
-        words = _pack(row[None].astype(bool))
+        words = _pack(row[None])
         fits = lax.population_count(words).sum(dtype=jnp.uint32) <= length
         return words[0], _list(words, length, num_classes)[0], fits
 
@@ -295,7 +297,9 @@ def _multiplied(words: Array, columns: Array) -> Array:
 def _pack(labels: Array) -> Array:
     """Words uint32 [N, ⌈C/32⌉] of bool [N, C]; label l is bit l % 32 of word l // 32."""
     num, num_classes = labels.shape
-    bits = jnp.pad(labels, ((0, 0), (0, -num_classes % BITS))).reshape(num, -1, BITS)
+    num_words = max(1, -(-num_classes // BITS))
+    bits = jnp.pad(labels, ((0, 0), (0, num_words * BITS - num_classes)))
+    bits = bits.reshape(num, num_words, BITS)
     shifts = jnp.arange(BITS, dtype=jnp.uint32)[None, None, :]
     return (bits.astype(jnp.uint32) << shifts).sum(axis=2, dtype=jnp.uint32)
 

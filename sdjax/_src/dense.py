@@ -1,0 +1,82 @@
+"""The dense core: every similarity at once, in an [A, R] array."""
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sdjax import labels as labels_lib
+from sdjax import relations
+from sdjax._src import collectives
+from sdjax._src.embeddings import normalized
+from sdjax._src.pair_math import pair_weights
+from sdjax._src.problem import Examples, Method, Problem, Sums
+
+Array = jax.Array
+
+
+def dense(problem: Problem, method: Method) -> Sums:
+    """`Sums` from the full matrix of similarities s = z·z' / τ: O(A·R) memory."""
+    anchors = candidates = _embedded(problem.anchors, problem)
+    if problem.candidates is not None:
+        candidates = _embedded(problem.candidates, problem)
+    # In self-contrast one conversion for both roles: gradients add up before they are rounded.
+    candidates = candidates._replace(where=problem.contrasted.where)
+    candidates = collectives.all_gather(candidates, problem.candidate_axes)
+    where = _candidates_of(anchors, candidates, problem)
+    weight = lax.stop_gradient(_weights(problem, candidates, method, where))
+    if problem.positive_where is not None:
+        weight = jnp.where(problem.positive_where, weight, 0)
+    positive = weight > 0
+
+    s = jnp.matmul(anchors.z, candidates.z.T, precision=lax.Precision.HIGHEST) / problem.tau
+    chex.assert_equal_shape([s, where, weight])
+    if method.form == "out":
+        # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
+        attraction = (weight * jnp.where(positive, s, 0)).sum(axis=1)
+    else:
+        attraction = _logsumexp(s + jnp.log(jnp.where(positive, weight, 1)), positive)
+    count = positive.sum(axis=1, dtype=problem.dtype)
+    return Sums(_logsumexp(s, where), attraction, weight.sum(axis=1), count)
+
+
+def _embedded(examples: Examples, problem: Problem) -> Examples:
+    z = examples.z.astype(problem.dtype)
+    return examples._replace(z=normalized(z) if problem.normalize else z)
+
+
+def _candidates_of(anchors: Examples, candidates: Examples, problem: Problem) -> Array:
+    """Which candidates each anchor has, bool [A, R]."""
+    where = anchors.where[:, None] & candidates.where[None, :]
+    if problem.candidates is None:
+        index = jnp.arange(len(candidates.z), dtype=jnp.int32)
+        own = collectives.global_index(len(anchors.z), problem.axes)
+        where &= own[:, None] != index[None, :]
+    if anchors.ids is not None and candidates.ids is not None:
+        ids = anchors.ids[:, None]
+        where &= (ids != candidates.ids[None, :]) | (ids < 0)
+    return where
+
+
+def _weights(problem: Problem, candidates: Examples, method: Method, where: Array) -> Array:
+    """Weights [A, R], above 0 for positives."""
+    anchors, dtype = problem.anchors, problem.dtype
+    o = relations.unchecked_overlap(anchors.labels, candidates.labels, dtype)
+    if method.balance_labels:
+        labels, others = (labels_lib.multi_hot(x.labels, dtype) for x in (anchors, candidates))
+        # m_l(i) candidates of anchor i carry label l.
+        carriers = jnp.matmul(where.astype(dtype), others, precision=lax.Precision.HIGHEST)
+        balanced = jnp.where(carriers > 0, labels / jnp.maximum(carriers, 1), 0)
+        shared = jnp.matmul(balanced, others.T, precision=lax.Precision.HIGHEST)
+        o = o._replace(shared=shared)
+    return pair_weights(method.weight, *o, where)
+
+
+def _logsumexp(x: Array, where: Array) -> Array:
+    """log Σ exp(x) over the entries of each row where `where` holds; 0 for a row without any."""
+    largest = lax.stop_gradient(jnp.max(x, axis=1, where=where, initial=-jnp.inf))
+    some = where.any(axis=1)
+    largest = jnp.where(some, largest, 0)
+    # The inner select keeps entries that are left out from overflowing in the gradient.
+    total = jnp.exp(jnp.where(where, x - largest[:, None], -jnp.inf)).sum(axis=1)
+    return jnp.where(some, jnp.log(jnp.where(some, total, 1)) + largest, 0)

@@ -1,0 +1,209 @@
+"""The mathematics of a tile of pairs, elementwise but for its sums.
+
+A tile holds the similarities s [T, U] of T rows and U columns. In one direction the rows are
+anchors and the columns their candidates (axis 1); in the other the columns are anchors and the
+rows their candidates (axis 0). What belongs to the anchors is [T, 1] in the first direction and
+[1, U] in the second, so that it broadcasts against the tile.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from sdjax.relations import Overlap
+
+Array = jax.Array
+Form = Literal["out", "in"]
+
+# While no |s| is larger than this, e^s neither overflows nor vanishes in float32.
+LARGEST_BOUNDED = 40.0
+
+
+class LogSumExp(NamedTuple):
+    """log Σ e^x as log(total) + shift, with total = Σ e^(x − shift)."""
+
+    shift: Array
+    total: Array
+
+    @classmethod
+    def over(cls, x: Array, where: Array, axis: int) -> "LogSumExp":
+        """Of the entries of `x` along `axis` where `where` holds; keeps the axis."""
+        x = jnp.where(where, x, -jnp.inf)
+        shift = x.max(axis, keepdims=True)
+        finite = jnp.where(shift > -jnp.inf, shift, 0)
+        return cls(shift, jnp.exp(x - finite).sum(axis, keepdims=True))
+
+    def value(self) -> Array:
+        """The logarithm; 0 for an empty sum."""
+        some = self.total > 0
+        return jnp.where(some, jnp.log(jnp.where(some, self.total, 1)) + self.shift, 0)
+
+    def add(self, other: "LogSumExp") -> "LogSumExp":
+        shift = jnp.maximum(self.shift, other.shift)
+        return LogSumExp(shift, self.total_at(shift) + other.total_at(shift))
+
+    def total_at(self, shift: Array) -> Array:
+        """The total for a shift that is as large or larger."""
+        return self.total * jnp.exp(self.shift - jnp.where(shift > -jnp.inf, shift, 0))
+
+
+class RunningSums(NamedTuple):
+    """What is known of each anchor after some of its candidates; see `problem.Sums`.
+
+    Attributes:
+      logsumexp: of s over the candidates.
+      attraction: Σ_p w s for the form "out"; the log-sum-exp of s + log w for "in".
+      weight: Σ_p w.
+      positives: number of positives.
+    """
+
+    logsumexp: LogSumExp
+    attraction: "LogSumExp | Array"
+    weight: Array
+    positives: Array
+
+    @classmethod
+    def empty(cls, shape: tuple[int, ...], form: Form, dtype: jnp.dtype) -> "RunningSums":
+        zeros = jnp.zeros(shape, dtype)
+        nothing = LogSumExp(jnp.full(shape, -jnp.inf, dtype), zeros)
+        return cls(nothing, zeros if form == "out" else nothing, zeros, zeros)
+
+    def map(
+        self,
+        logsumexp: Callable[..., LogSumExp],
+        number: Callable[..., Array],
+        *others: "RunningSums",
+    ) -> "RunningSums":
+        """Applies one function to the log-sum-exps and another to the plain sums."""
+        fields = zip(self, *others, strict=True)
+        return RunningSums(
+            *(logsumexp(*x) if isinstance(x[0], LogSumExp) else number(*x) for x in fields)
+        )
+
+    def add(self, other: "RunningSums") -> "RunningSums":
+        return self.map(LogSumExp.add, jnp.add, other)
+
+
+class AnchorGradient(NamedTuple):
+    """What the backward pass knows of the anchors of a tile, each [T, 1] or [1, U].
+
+    Attributes:
+      logsumexp, attraction: the sums of the forward pass.
+      of_logsumexp, of_attraction: derivatives of the result to them.
+    """
+
+    logsumexp: Array
+    attraction: Array
+    of_logsumexp: Array
+    of_attraction: Array
+
+
+class Direction(NamedTuple):
+    """A tile seen from its anchors.
+
+    Attributes:
+      axis: along which the candidates lie.
+      where: bool [T, U], the pairs of an anchor and one of its candidates.
+      weight: [T, U], above 0 for positives, else 0.
+      gradient: of the anchors, in the backward pass.
+    """
+
+    axis: int
+    where: Array
+    weight: Array
+    gradient: AnchorGradient | None = None
+
+
+def pair_weights(
+    weight: Callable[[Overlap], Array],
+    shared: Array,
+    anchor_size: Array,
+    candidate_size: Array,
+    where: Array,
+) -> Array:
+    """Weights [T, U] of the pairs in `where`, above 0 where a pair is a positive, else 0.
+
+    Args:
+      weight: from the overlap; finite and at least 0.
+      shared: [T, U].
+      anchor_size: [T, 1], or [1, U] where the columns are anchors.
+      candidate_size: [1, U], or [T, 1].
+      where: bool [T, U].
+    """
+    chex.assert_equal_shape([shared, where])
+    w = jnp.broadcast_to(weight(Overlap(shared, anchor_size, candidate_size)), shared.shape)
+    return jnp.where(where, w, 0)
+
+
+def tile_sums(s: Array, directions: Sequence[Direction], form: Form, bounded: bool):
+    """The sums of the tile for the anchors of each direction, [T, 1] or [1, U].
+
+    Args:
+      s: similarities [T, U].
+      directions: of the tile.
+      form: "out" or "in".
+      bounded: |s| is at most `LARGEST_BOUNDED`: one exponential without a shift serves both
+        directions. Otherwise each anchor's largest similarity is its shift.
+    """
+    chex.assert_equal_shape([s, *(d.weight for d in directions)])
+    e = jnp.exp(s) if bounded else None
+    return [_direction_sums(s, e, direction, form) for direction in directions]
+
+
+def _direction_sums(s: Array, e: Array | None, direction: Direction, form: Form) -> RunningSums:
+    axis, where, weight, _ = direction
+
+    def total(x: Array) -> Array:
+        return x.sum(axis, keepdims=True)
+
+    if e is not None:
+        zero = jnp.zeros_like(total(s))
+        logsumexp = LogSumExp(zero, total(jnp.where(where, e, 0)))
+        attraction = total(weight * s) if form == "out" else LogSumExp(zero, total(weight * e))
+    else:
+        logsumexp, positive = LogSumExp.over(s, where, axis), weight > 0
+        if form == "out":
+            # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
+            attraction = total(jnp.where(positive, weight * s, 0))
+        else:
+            log_weight = jnp.log(jnp.where(positive, weight, 1))
+            attraction = LogSumExp.over(s + log_weight, positive, axis)
+    return RunningSums(logsumexp, attraction, total(weight), total(jnp.sign(weight)))
+
+
+def similarity_gradient(
+    s: Array, directions: Sequence[Direction], form: Form, bounded: bool
+) -> Array:
+    """Derivative of the result to s [T, U], summed over the directions.
+
+    out: ∂/∂s_ij = a_i · e^{s_ij − logsumexp_i} + b_i · w_ij
+    in:  ∂/∂s_ij = a_i · e^{s_ij − logsumexp_i} + b_i · w_ij · e^{s_ij − attraction_i}
+
+    with a_i and b_i the derivatives to logsumexp_i and attraction_i.
+    """
+    total = jnp.zeros_like(s)
+    for direction in directions:
+        if direction.gradient is None:
+            continue
+        known = direction.gradient
+        if bounded:
+            factor = known.of_logsumexp * jnp.exp(-known.logsumexp)
+            total += jnp.where(direction.where, factor, 0)
+        else:
+            difference = jnp.where(direction.where, s - known.logsumexp, -jnp.inf)
+            total += known.of_logsumexp * jnp.exp(difference)
+    if bounded:
+        # One exponential serves both directions.
+        total *= jnp.exp(s)
+    for direction in directions:
+        if direction.gradient is None:
+            continue
+        known, pull = direction.gradient, direction.weight
+        if form == "in":
+            difference = s - known.attraction
+            pull = pull * jnp.exp(jnp.where(direction.weight > 0, difference, -jnp.inf))
+        total += known.of_attraction * pull
+    return total

@@ -1,0 +1,262 @@
+"""One tile of pairs: what the forward pass and the backward pass do with it.
+
+candidates j →                     a tile of T × T pairs, T = 512 to 1,024
+┌────┬────┬────┬────┐
+│ ◥  │ 01 │ 02 │ 03 │   In self-contrast 01 is computed once. Its rows are anchors of its columns,
+├────┼────┼────┼────┤   and its columns anchors of its rows: s_ij = s_ji, so that one product
+│    │ ◥  │ 12 │ 13 │   serves the sums of both. On the diagonal only the pairs above it count,
+├────┼────┼────┼────┤   which leaves out each anchor's pair with itself, too.
+│    │    │ ◥  │ 23 │
+├────┼────┼────┼────┤   forward    s = z_I · z_J, sums of I along the rows, of J along the columns
+│    │    │    │ ◥  │   backward   s again, G = ∂/∂s, dz_I += G · z_J, dz_J += Gᵀ · z_I
+└────┴────┴────┴────┘
+"""
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sdjax._src import collectives, embeddings, tiling
+from sdjax._src.collectives import Axes
+from sdjax._src.label_overlap import LabelForm
+from sdjax._src.pair_math import (
+    AnchorGradient,
+    Direction,
+    LogSumExp,
+    RunningSums,
+    pair_weights,
+    similarity_gradient,
+    tile_sums,
+)
+from sdjax._src.problem import Method
+
+Array = jax.Array
+T = TypeVar("T")
+
+
+class Rows(NamedTuple):
+    """N rows: a block of them, or those that are on one side of a tile.
+
+    Attributes:
+      z: [N, D], with s_ij = scale_i · scale_j · z_i · z_j.
+      scale: [N]; None for 1.
+      labels: their label sets.
+      size: |S| [N].
+      anchor: bool [N], may be an anchor.
+      candidate: bool [N], may be a candidate.
+      ids: int [N] or None; pairs of equal ids of at least 0 are left out.
+      shares: [N] each; a shared label l counts Σ_k shares_k[i] · values_k[l] for anchor i, with
+        the values of the `Pass`. With no values it counts 1.
+      gradient: what the backward pass knows of them as anchors, [N] each.
+    """
+
+    z: Array
+    scale: Array | None
+    labels: LabelForm
+    size: Array
+    anchor: Array
+    candidate: Array
+    ids: Array | None
+    shares: tuple[Array, ...]
+    gradient: AnchorGradient | None = None
+
+    def tile(self, number: Array, size: int) -> "Rows":
+        """Tile `number` of the block; rows that are in the tile before take no part in it."""
+        first, new = tiling.start(number, size, len(self.z))
+
+        def cut(x: Array) -> Array:
+            return tiling.rows(x, first, size)
+
+        z, scale = cut(self.z), None
+        if self.scale is not None:
+            z, scale = embeddings.folded(z, cut(self.scale))
+        rest = jax.tree.map(cut, self._replace(z=None, scale=None, labels=None))
+        return rest._replace(
+            z=z,
+            scale=scale,
+            labels=self.labels.take(first, size),
+            anchor=rest.anchor & new,
+            candidate=rest.candidate & new,
+        )
+
+
+class Pass(Protocol[T]):
+    """What a sweep does with each tile, and how it adds up what it finds, a pytree T of [N, ...].
+
+    Attributes:
+      mutual: rows and columns are anchors of each other; else only the rows are anchors.
+    """
+
+    mutual: bool
+
+    def empty(self, num: int) -> T:
+        """The total of `num` rows before any tile."""
+        ...
+
+    def add(self, x: T, y: T, /) -> T:
+        """Adds two totals of the same rows."""
+        ...
+
+    def sum_scatter(self, total: T, axes: Axes) -> T:
+        """Adds the totals [devices · N] of all devices; each keeps its own [N]."""
+        ...
+
+    def visit(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> tuple[T, T | None]:
+        """What a tile adds to its rows and, if it finds something for them, to its columns.
+
+        Args:
+          rows: of a tile.
+          columns: likewise.
+          column_labels: their labels `as_columns`.
+          where: bool [T, U], the pairs that count; None for all.
+        """
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class TilePass:
+    """What both passes know.
+
+    Attributes:
+      method: the loss.
+      values: of the labels, [C] each; see `Rows.shares`.
+      bounded: see `pair_math.tile_sums`.
+      mutual: see `Pass`.
+      example: rows of the block, whose dtype and varying axes totals have.
+    """
+
+    method: Method
+    values: tuple[Array, ...]
+    bounded: bool
+    mutual: bool
+    example: Rows
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        return self.example.size.dtype
+
+    def directions(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> list[Direction]:
+        """The tile seen from its rows and, if mutual, from its columns."""
+        if self.values:
+            shared = [rows.labels.weighted(column_labels, value) for value in self.values]
+        else:
+            shared = [rows.labels.shared(column_labels, self.dtype)]
+
+        def direction(axis: int, anchors: Rows, candidates: Rows) -> Direction:
+            def of_anchors(x: Array) -> Array:
+                return jnp.expand_dims(x, axis)
+
+            def of_candidates(x: Array) -> Array:
+                return jnp.expand_dims(x, 1 - axis)
+
+            pairs = of_anchors(anchors.anchor) & of_candidates(candidates.candidate)
+            if where is not None:
+                pairs &= where
+            if anchors.ids is not None and candidates.ids is not None:
+                same = of_anchors(anchors.ids) == of_candidates(candidates.ids)
+                pairs &= ~(same & of_anchors(anchors.ids >= 0))
+            counted = shared[0]
+            if self.values:
+                shares = map(of_anchors, anchors.shares)
+                counted = sum(x * share for x, share in zip(shared, shares, strict=True))
+            sizes = of_anchors(anchors.size), of_candidates(candidates.size)
+            weight = pair_weights(self.method.weight, jnp.asarray(counted), *sizes, pairs)
+            return Direction(axis, pairs, weight, jax.tree.map(of_anchors, anchors.gradient))
+
+        directions = [direction(1, rows, columns)]
+        if self.mutual:
+            directions.append(direction(0, columns, rows))
+        return directions
+
+
+class Forward(TilePass):
+    """The sums of each anchor, `RunningSums` of [N]."""
+
+    def empty(self, num: int) -> RunningSums:
+        empty = RunningSums.empty((num,), self.method.form, self.dtype)
+        return collectives.varying(empty, self.example)
+
+    def add(self, x: RunningSums, y: RunningSums, /) -> RunningSums:
+        return x.add(y)
+
+    def sum_scatter(self, total: RunningSums, axes: Axes) -> RunningSums:
+        def of_logsumexp(x: LogSumExp) -> LogSumExp:
+            shift = lax.pmax(x.shift, axes)
+            scattered = collectives.sum_scatter(x.total_at(shift), axes)
+            num = len(scattered)
+            own = lax.axis_index(axes).astype(jnp.int32) * num
+            return LogSumExp(tiling.rows(shift, own, num), scattered)
+
+        return total.map(of_logsumexp, lambda x: collectives.sum_scatter(x, axes))
+
+    def visit(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> tuple[RunningSums, RunningSums | None]:
+        s = similarities(rows, columns, self.dtype)
+        directions = self.directions(rows, columns, column_labels, where)
+        sums = tile_sums(s, directions, self.method.form, self.bounded)
+        of_rows, *of_columns = (jax.tree.map(jnp.ravel, x) for x in sums)
+        return of_rows, of_columns[0] if of_columns else None
+
+
+class Backward(TilePass):
+    """The derivatives to z of the rows and of the columns of tiles, [N, D]."""
+
+    def empty(self, num: int) -> Array:
+        zeros = jnp.zeros((num, self.example.z.shape[1]), self.dtype)
+        return collectives.varying(zeros, self.example)
+
+    def add(self, x: Array, y: Array, /) -> Array:
+        return x + y
+
+    def sum_scatter(self, total: Array, axes: Axes) -> Array:
+        return collectives.sum_scatter(total, axes)
+
+    def visit(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> tuple[Array, Array]:
+        s = similarities(rows, columns, self.dtype)
+        directions = self.directions(rows, columns, column_labels, where)
+        of_s = similarity_gradient(s, directions, self.method.form, self.bounded)
+        return gradient_to_rows(of_s, rows, columns)
+
+
+def similarities(rows: Rows, columns: Rows, dtype: jnp.dtype) -> Array:
+    """s [T, U] of a tile."""
+    chex.assert_equal_shape_suffix([rows.z, columns.z], 1)
+    return _scaled(_product(rows.z, columns.z, (1, 1), dtype), rows, columns)
+
+
+def gradient_to_rows(of_s: Array, rows: Rows, columns: Rows) -> tuple[Array, Array]:
+    """Derivatives to z of the rows [T, D] and of the columns [U, D], from those to s [T, U]."""
+    chex.assert_shape(of_s, (len(rows.z), len(columns.z)))
+    dtype, z, other_z = of_s.dtype, rows.z, columns.z
+    if z.dtype == jnp.float16 or other_z.dtype != z.dtype:
+        # The range of float16 is too small for the gradient of a large batch.
+        z, other_z = z.astype(dtype), other_z.astype(dtype)
+    of_product = _scaled(of_s, rows, columns).astype(z.dtype)
+    return _product(of_product, other_z, (1, 0), dtype), _product(of_product, z, (0, 0), dtype)
+
+
+def _product(x: Array, y: Array, contracted: tuple[int, int], dtype: jnp.dtype) -> Array:
+    if x.dtype != y.dtype:
+        x, y = x.astype(dtype), y.astype(dtype)
+    dimensions = (((contracted[0],), (contracted[1],)), ((), ()))
+    precision = lax.Precision.HIGHEST if x.dtype == dtype else None
+    return lax.dot_general(x, y, dimensions, precision=precision, preferred_element_type=dtype)
+
+
+def _scaled(x: Array, rows: Rows, columns: Rows) -> Array:
+    if rows.scale is not None:
+        x = x * rows.scale[:, None]
+    if columns.scale is not None:
+        x = x * columns.scale[None, :]
+    return x

@@ -1,0 +1,228 @@
+"""The tiled core: the same sums as the dense one, a tile of pairs at a time.
+
+Nothing of size [A, R] exists. The backward pass computes the similarities again, from the
+embeddings and the log-sum-exp of each anchor.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from sdjax import labels as labels_lib
+from sdjax._src import collectives, distributed, embeddings, label_overlap
+from sdjax._src.dense import dense
+from sdjax._src.distributed import Route
+from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp
+from sdjax._src.problem import Examples, Method, Problem, Sums
+from sdjax._src.sweep import sweep, sweep_self
+from sdjax._src.tile import Backward, Forward, Pass, Rows
+
+Array = jax.Array
+T = TypeVar("T")
+
+
+def tiled(problem: Problem, method: Method) -> Sums:
+    """`Sums` from tiles of similarities: O((A + R)·(D + L)) memory, and a few tiles.
+
+    In self-contrast each unordered pair is computed once and serves both of its rows. Candidates
+    of other devices are gathered.
+    """
+    return _tiled(problem, method, around_ring=False)
+
+
+def ring(problem: Problem, method: Method) -> Sums:
+    """As `tiled`, but candidates travel around the first mesh axis, and none is held for long.
+
+    Along further axes they are gathered.
+    """
+    return _tiled(problem, method, around_ring=True)
+
+
+def _tiled(problem: Problem, method: Method, around_ring: bool) -> Sums:
+    if not len(problem.anchors.z) or not len(problem.contrasted.z):
+        return dense(problem, method)
+    axes = problem.candidate_axes
+    config = Config(
+        normalize=problem.normalize,
+        bounded=problem.bounded,
+        route=Route(axes[0], axes[1:]) if around_ring and axes else Route(None, axes),
+    )
+    try:
+        return _compiled(config, problem, method)
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise NotImplementedError(
+            "the tiled core has no forward-mode derivative: use implementation='dense' for it."
+        ) from error
+
+
+class Config(NamedTuple):
+    """What is known when the loss is traced.
+
+    Attributes:
+      normalize: see `Problem`.
+      bounded: likewise; None where it is chosen when the program runs.
+      route: the way that candidates take between devices.
+    """
+
+    normalize: bool
+    bounded: bool | None
+    route: Route
+
+
+class Embeddings(NamedTuple):
+    """What the gradient flows to; `candidates` is None in self-contrast."""
+
+    anchors: Array
+    candidates: Array | None
+    temperature: Array
+
+
+class Constants(NamedTuple):
+    """What no gradient flows to: the rows without embeddings, the loss, and `Rows.shares`."""
+
+    anchors: Rows
+    candidates: Rows | None
+    method: Method
+    values: tuple[Array, ...]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _compiled(config: Config, problem: Problem, method: Method) -> Sums:
+    anchors, candidates = problem.anchors, problem.candidates
+    values, shares = _label_values(problem) if method.balance_labels else ((), ())
+
+    def rows(examples: Examples, labels: Any, candidate: Array, shares: tuple[Array, ...]) -> Rows:
+        size = labels_lib.sizes(examples.labels, problem.dtype)
+        where, nothing = examples.where, jnp.zeros(())
+        return Rows(nothing, None, labels, size, where, candidate, examples.ids, shares)
+
+    if candidates is None:
+        (labels,) = label_overlap.prepare(anchors.labels)
+        sides = rows(anchors, labels, problem.contrasted.where, shares), None
+    else:
+        labels, others = label_overlap.prepare(anchors.labels, candidates.labels)
+        sides = (
+            rows(anchors, labels, anchors.where, shares),
+            rows(candidates, others, candidates.where, ()),
+        )
+    z = Embeddings(anchors.z, None if candidates is None else candidates.z, problem.tau)
+    z, (sides, values) = collectives.varying((z, (sides, values)), (z, sides))
+    return _sums(config, z, Constants(*sides, method, values))
+
+
+def _label_values(problem: Problem) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Values of the labels [C] and shares of the anchors [A], see `Rows.shares`.
+
+    A label counts 1/m for an anchor with m candidates that carry it. One that is a candidate
+    itself is none of its own.
+    """
+    candidates, dtype = problem.contrasted, problem.dtype
+    counts = labels_lib.counts(candidates.labels, candidates.where, dtype)
+    counts = collectives.global_sum(counts, problem.candidate_axes)
+
+    def inverse(m: Array) -> Array:
+        return jnp.where(m > 0, 1 / jnp.maximum(m, 1), 0)
+
+    ones = jnp.ones(len(problem.anchors.z), dtype)
+    if problem.candidates is not None:
+        return (inverse(counts),), (ones,)
+    if problem.candidate_where is None:
+        return (inverse(counts - 1),), (ones,)
+    itself = candidates.where.astype(dtype)
+    return (inverse(counts), inverse(counts - 1)), (1 - itself, itself)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _sums(config: Config, z: Embeddings, constants: Constants) -> Sums:
+    anchors, candidates = _blocks(config, z, constants)
+
+    def run(bounded: bool) -> Sums:
+        step = _pass(Forward, constants, bounded, anchors)
+        total, _ = _over_all(config, step, anchors, candidates, for_candidates=False)
+        values = (x.value() if isinstance(x, LogSumExp) else x for x in total)
+        return Sums(*values)
+
+    bounded = config.bounded
+    if bounded is not None:
+        return run(bounded)
+    norms = [embeddings.longest(x.z, x.scale) for x in (anchors, candidates or anchors)]
+    largest = jnp.stack(norms)
+    if config.route.axes:
+        largest = lax.pmax(largest, config.route.axes)
+    return lax.cond(largest.prod() <= LARGEST_BOUNDED, lambda: run(True), lambda: run(False))
+
+
+def _forward(config: Config, z: Embeddings, constants: Constants) -> tuple[Sums, tuple]:
+    sums: Any = _sums(config, z, constants)
+    return sums, (z, constants, sums.logsumexp, sums.attraction)
+
+
+def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings, None]:
+    z, constants, logsumexp, attraction = saved
+    known = AnchorGradient(logsumexp, attraction, cotangent.logsumexp, cotangent.attraction)
+    anchors, candidates = _blocks(config, z, constants)
+    anchors = anchors._replace(gradient=known)
+    # Where it is not known whether similarities are bounded, differences to logsumexp are.
+    step = _pass(Backward, constants, bool(config.bounded), anchors)
+    of_anchors, of_candidates = _over_all(config, step, anchors, candidates, for_candidates=True)
+
+    def finish(rows: Rows, of_z: Array) -> tuple[Array, Array]:
+        return embeddings.gradient_to_z(rows.z, rows.scale, of_z, config.normalize, z.temperature)
+
+    of_anchors, of_temperature = finish(anchors, of_anchors)
+    if candidates is not None and of_candidates is not None:
+        of_candidates, more = finish(candidates, of_candidates)
+        of_temperature += more
+    return _differentiable_once(Embeddings(of_anchors, of_candidates, of_temperature)), None
+
+
+_sums.defvjp(_forward, _backward)
+
+
+@jax.custom_jvp
+def _differentiable_once(gradient: Embeddings) -> Embeddings:
+    """The gradient, of which there is no derivative."""
+    return gradient
+
+
+@_differentiable_once.defjvp
+def _no_second_derivative(primals, tangents):
+    raise NotImplementedError(
+        "the tiled core has no second derivative: use implementation='dense' for it."
+    )
+
+
+def _blocks(config: Config, z: Embeddings, constants: Constants) -> tuple[Rows, Rows | None]:
+    """Anchors and candidates with their embeddings."""
+
+    def block(rows: Rows, z: Array, temperature: Array) -> Rows:
+        return rows._replace(z=z, scale=embeddings.scales(z, config.normalize, temperature))
+
+    anchors = block(constants.anchors, z.anchors, z.temperature)
+    if constants.candidates is None or z.candidates is None:
+        return anchors, None
+    return anchors, block(constants.candidates, z.candidates, z.temperature)
+
+
+def _pass(kind: Callable[..., T], constants: Constants, bounded: bool, example: Rows) -> T:
+    mutual = constants.candidates is None
+    return kind(constants.method, constants.values, bounded, mutual, example)
+
+
+def _over_all(
+    config: Config, step: Pass[T], anchors: Rows, candidates: Rows | None, for_candidates: bool
+) -> tuple[T, T | None]:
+    """Totals of the anchors and, if wanted, of explicit candidates, over all devices."""
+    if config.route.axes:
+        return distributed.over_all(step, anchors, candidates, config.route, for_candidates)
+    total = step.empty(len(anchors.z))
+    if candidates is None:
+        return sweep_self(step, anchors, total), None
+    of_candidates = step.empty(len(candidates.z)) if for_candidates else None
+    return sweep(step, anchors, candidates, (total, of_candidates))

@@ -1,1 +1,0 @@
-"""Kernels for accelerators. Import one by name; `import sdjax` loads none of them."""

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax._src import tiling
-from sdjax._src.tile import Pass, Rows
+from sdjax._src import label_overlap, tiling
+from sdjax._src.tile import Pass, Rows, Sweeps
 
 Array = jax.Array
 T = TypeVar("T")
@@ -94,3 +94,6 @@ def _ascending(i: Array, j: Array, size: int, num: int) -> Array:
     (first, _), (second, _) = tiling.start(i, size, num), tiling.start(j, size, num)
     place = jnp.arange(size, dtype=jnp.int32)
     return (first + place)[:, None] < (second + place)[None, :]
+
+
+XLA = Sweeps(label_overlap.prepare, sweep_self, sweep)

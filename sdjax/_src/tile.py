@@ -13,6 +13,7 @@ candidates j →                     a tile of T × T pairs, T = 512 to 1,024
 """
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import chex
@@ -64,6 +65,12 @@ class Rows(NamedTuple):
     shares: tuple[Array, ...]
     gradient: AnchorGradient | None = None
 
+    def along(self, axis: int) -> "Rows":
+        """As one side of a tile: with vectors [N, 1] for axis 0, or [1, N] for axis 1."""
+        vectors = self._replace(z=None, labels=None)
+        vectors = jax.tree.map(lambda x: jnp.expand_dims(x, 1 - axis), vectors)
+        return vectors._replace(z=self.z, labels=self.labels)
+
     def tile(self, number: Array, size: int) -> "Rows":
         """Tile `number` of the block; rows that are in the tile before take no part in it."""
         first, new = tiling.start(number, size, len(self.z))
@@ -84,14 +91,29 @@ class Rows(NamedTuple):
         )
 
 
+class Sweeps(NamedTuple):
+    """How a device goes over its tiles.
+
+    Attributes:
+      prepare: the label sets of both sides, or of one, in the form that it takes.
+      sweep_self, sweep: see `sweep.sweep_self` and `sweep.sweep`.
+    """
+
+    prepare: Callable[..., tuple[LabelForm, ...]]
+    sweep_self: Callable[..., Any]
+    sweep: Callable[..., Any]
+
+
 class Pass(Protocol[T]):
     """What a sweep does with each tile, and how it adds up what it finds, a pytree T of [N, ...].
 
     Attributes:
       mutual: rows and columns are anchors of each other; else only the rows are anchors.
+      sweeps: how this device goes over its tiles.
     """
 
     mutual: bool
+    sweeps: Sweeps
 
     def empty(self, num: int) -> T:
         """The total of `num` rows before any tile."""
@@ -128,6 +150,7 @@ class TilePass:
       values: of the labels, [C] each; see `Rows.shares`.
       bounded: see `pair_math.tile_sums`.
       mutual: see `Pass`.
+      sweeps: likewise.
       example: rows of the block, whose dtype and varying axes totals have.
     """
 
@@ -135,6 +158,7 @@ class TilePass:
     values: tuple[Array, ...]
     bounded: bool
     mutual: bool
+    sweeps: Sweeps
     example: Rows
 
     @property
@@ -144,32 +168,24 @@ class TilePass:
     def directions(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> list[Direction]:
-        """The tile seen from its rows and, if mutual, from its columns."""
+        """The tile seen from its rows and, if mutual, from its columns, both `Rows.along`."""
         if self.values:
             shared = [rows.labels.weighted(column_labels, value) for value in self.values]
         else:
             shared = [rows.labels.shared(column_labels, self.dtype)]
 
         def direction(axis: int, anchors: Rows, candidates: Rows) -> Direction:
-            def of_anchors(x: Array) -> Array:
-                return jnp.expand_dims(x, axis)
-
-            def of_candidates(x: Array) -> Array:
-                return jnp.expand_dims(x, 1 - axis)
-
-            pairs = of_anchors(anchors.anchor) & of_candidates(candidates.candidate)
+            pairs = anchors.anchor & candidates.candidate
             if where is not None:
                 pairs &= where
             if anchors.ids is not None and candidates.ids is not None:
-                same = of_anchors(anchors.ids) == of_candidates(candidates.ids)
-                pairs &= ~(same & of_anchors(anchors.ids >= 0))
+                pairs &= (anchors.ids != candidates.ids) | (anchors.ids < 0)
             counted = shared[0]
             if self.values:
-                shares = map(of_anchors, anchors.shares)
-                counted = sum(x * share for x, share in zip(shared, shares, strict=True))
-            sizes = of_anchors(anchors.size), of_candidates(candidates.size)
+                counted = sum(x * share for x, share in zip(shared, anchors.shares, strict=True))
+            sizes = anchors.size, candidates.size
             weight = pair_weights(self.method.weight, jnp.asarray(counted), *sizes, pairs)
-            return Direction(axis, pairs, weight, jax.tree.map(of_anchors, anchors.gradient))
+            return Direction(axis, pairs, weight, anchors.gradient)
 
         directions = [direction(1, rows, columns)]
         if self.mutual:
@@ -200,10 +216,16 @@ class Forward(TilePass):
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[RunningSums, RunningSums | None]:
+        found = self.of_tile(rows.along(0), columns.along(1), column_labels, where)
+        return jax.tree.map(jnp.ravel, found)
+
+    def of_tile(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> tuple[RunningSums, RunningSums | None]:
+        """The same for both `Rows.along`: sums [T, 1] and [1, U]."""
         s = similarities(rows, columns, self.dtype)
         directions = self.directions(rows, columns, column_labels, where)
-        sums = tile_sums(s, directions, self.method.form, self.bounded)
-        of_rows, *of_columns = (jax.tree.map(jnp.ravel, x) for x in sums)
+        of_rows, *of_columns = tile_sums(s, directions, self.method.form, self.bounded)
         return of_rows, of_columns[0] if of_columns else None
 
 
@@ -223,6 +245,12 @@ class Backward(TilePass):
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[Array, Array]:
+        return self.of_tile(rows.along(0), columns.along(1), column_labels, where)
+
+    def of_tile(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> tuple[Array, Array]:
+        """The same for both `Rows.along`."""
         s = similarities(rows, columns, self.dtype)
         directions = self.directions(rows, columns, column_labels, where)
         of_s = similarity_gradient(s, directions, self.method.form, self.bounded)
@@ -230,7 +258,7 @@ class Backward(TilePass):
 
 
 def similarities(rows: Rows, columns: Rows, dtype: jnp.dtype) -> Array:
-    """s [T, U] of a tile."""
+    """s [T, U] of a tile, whose sides are `Rows.along`."""
     chex.assert_equal_shape_suffix([rows.z, columns.z], 1)
     return _scaled(_product(rows.z, columns.z, (1, 1), dtype), rows, columns)
 
@@ -255,8 +283,7 @@ def _product(x: Array, y: Array, contracted: tuple[int, int], dtype: jnp.dtype) 
 
 
 def _scaled(x: Array, rows: Rows, columns: Rows) -> Array:
-    if rows.scale is not None:
-        x = x * rows.scale[:, None]
-    if columns.scale is not None:
-        x = x * columns.scale[None, :]
+    for side in (rows, columns):
+        if side.scale is not None:
+            x = x * side.scale
     return x

@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdjax import labels as labels_lib
-from sdjax._src import collectives, distributed, embeddings, label_overlap
+from sdjax._src import collectives, distributed, embeddings
 from sdjax._src.dense import dense
 from sdjax._src.distributed import Route
 from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp
 from sdjax._src.problem import Examples, Method, Problem, Sums
-from sdjax._src.sweep import sweep, sweep_self
-from sdjax._src.tile import Backward, Forward, Pass, Rows
+from sdjax._src.sweep import XLA
+from sdjax._src.tile import Backward, Forward, Pass, Rows, Sweeps
 
 Array = jax.Array
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def tiled(problem: Problem, method: Method) -> Sums:
     In self-contrast each unordered pair is computed once and serves both of its rows. Candidates
     of other devices are gathered.
     """
-    return _tiled(problem, method, around_ring=False)
+    return over_tiles(problem, method, around_ring=False)
 
 
 def ring(problem: Problem, method: Method) -> Sums:
@@ -39,10 +39,13 @@ def ring(problem: Problem, method: Method) -> Sums:
 
     Along further axes they are gathered.
     """
-    return _tiled(problem, method, around_ring=True)
+    return over_tiles(problem, method, around_ring=True)
 
 
-def _tiled(problem: Problem, method: Method, around_ring: bool) -> Sums:
+def over_tiles(
+    problem: Problem, method: Method, around_ring: bool, sweeps: Sweeps = XLA
+) -> Sums:
+    """`Sums` from tiles, over which each device goes by `sweeps`."""
     if not len(problem.anchors.z) or not len(problem.contrasted.z):
         return dense(problem, method)
     axes = problem.candidate_axes
@@ -50,6 +53,7 @@ def _tiled(problem: Problem, method: Method, around_ring: bool) -> Sums:
         normalize=problem.normalize,
         bounded=problem.bounded,
         route=Route(axes[0], axes[1:]) if around_ring and axes else Route(None, axes),
+        sweeps=sweeps,
     )
     try:
         return _compiled(config, problem, method)
@@ -68,11 +72,13 @@ class Config(NamedTuple):
       normalize: see `Problem`.
       bounded: likewise; None where it is chosen when the program runs.
       route: the way that candidates take between devices.
+      sweeps: how each device goes over its tiles.
     """
 
     normalize: bool
     bounded: bool | None
     route: Route
+    sweeps: Sweeps
 
 
 class Embeddings(NamedTuple):
@@ -103,10 +109,10 @@ def _compiled(config: Config, problem: Problem, method: Method) -> Sums:
         return Rows(nothing, None, labels, size, where, candidate, examples.ids, shares)
 
     if candidates is None:
-        (labels,) = label_overlap.prepare(anchors.labels)
+        (labels,) = config.sweeps.prepare(anchors.labels)
         sides = rows(anchors, labels, problem.contrasted.where, shares), None
     else:
-        labels, others = label_overlap.prepare(anchors.labels, candidates.labels)
+        labels, others = config.sweeps.prepare(anchors.labels, candidates.labels)
         sides = (
             rows(anchors, labels, anchors.where, shares),
             rows(candidates, others, candidates.where, ()),
@@ -143,7 +149,7 @@ def _sums(config: Config, z: Embeddings, constants: Constants) -> Sums:
     anchors, candidates = _blocks(config, z, constants)
 
     def run(bounded: bool) -> Sums:
-        step = _pass(Forward, constants, bounded, anchors)
+        step = _pass(Forward, config, constants, bounded, anchors)
         total, _ = _over_all(config, step, anchors, candidates, for_candidates=False)
         values = (x.value() if isinstance(x, LogSumExp) else x for x in total)
         return Sums(*values)
@@ -169,7 +175,7 @@ def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings
     anchors, candidates = _blocks(config, z, constants)
     anchors = anchors._replace(gradient=known)
     # Where it is not known whether similarities are bounded, differences to logsumexp are.
-    step = _pass(Backward, constants, bool(config.bounded), anchors)
+    step = _pass(Backward, config, constants, bool(config.bounded), anchors)
     of_anchors, of_candidates = _over_all(config, step, anchors, candidates, for_candidates=True)
 
     def finish(rows: Rows, of_z: Array) -> tuple[Array, Array]:
@@ -210,9 +216,11 @@ def _blocks(config: Config, z: Embeddings, constants: Constants) -> tuple[Rows, 
     return anchors, block(constants.candidates, z.candidates, z.temperature)
 
 
-def _pass(kind: Callable[..., T], constants: Constants, bounded: bool, example: Rows) -> T:
+def _pass(
+    kind: Callable[..., T], config: Config, constants: Constants, bounded: bool, example: Rows
+) -> T:
     mutual = constants.candidates is None
-    return kind(constants.method, constants.values, bounded, mutual, example)
+    return kind(constants.method, constants.values, bounded, mutual, config.sweeps, example)
 
 
 def _over_all(
@@ -223,6 +231,6 @@ def _over_all(
         return distributed.over_all(step, anchors, candidates, config.route, for_candidates)
     total = step.empty(len(anchors.z))
     if candidates is None:
-        return sweep_self(step, anchors, total), None
+        return config.sweeps.sweep_self(step, anchors, total), None
     of_candidates = step.empty(len(candidates.z)) if for_candidates else None
-    return sweep(step, anchors, candidates, (total, of_candidates))
+    return config.sweeps.sweep(step, anchors, candidates, (total, of_candidates))

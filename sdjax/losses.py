@@ -22,7 +22,7 @@ from sdjax.labels import Labels
 from sdjax.relations import Overlap, Weight
 
 Array = jax.Array
-Implementation = Literal["auto", "dense", "tiled", "ring"]
+Implementation = Literal["auto", "dense", "tiled", "ring", "pallas"]
 
 
 def contrastive_loss(
@@ -90,10 +90,12 @@ def contrastive_loss(
         each pair of a batch with itself once: less time and far less memory for large batches.
         "ring" is "tiled" for a sharded batch, whose candidates travel around the (first) axis
         instead of being gathered on each device. "auto" takes "dense" up to 512 × 512 pairs on a
-        device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. Only
-        "dense" has second derivatives and forward-mode differentiation. Under plain jit with a
-        batch that is sharded over devices use `sdjax.sharded.contrastive_loss` instead: the tiled
-        core cannot see the sharding, and would exchange rows in every tile.
+        device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. "pallas"
+        is "tiled" by kernels for TPU v5 and later, in 32 bits, which "auto" never takes: they
+        were run by an interpreter only. Only "dense" has second derivatives and forward-mode
+        differentiation. Under plain jit with a batch that is sharded over devices use
+        `sdjax.sharded.contrastive_loss` instead: the tiled core cannot see the sharding, and
+        would exchange rows in every tile.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.

@@ -23,7 +23,14 @@ AUTO_DENSE_PAIRS = 512 * 512
 # Above this, gathered candidates take more memory than the ring takes time.
 AUTO_GATHERED_BYTES = 2**28
 
-CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring}
+
+def _pallas(problem: Problem, method: Method) -> Sums:
+    from sdjax._src.pallas_tpu import pallas  # Not before it is needed: it takes a while.
+
+    return pallas(problem, method)
+
+
+CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring, "pallas": _pallas}
 IMPLEMENTATIONS = ("auto", *CORES)
 
 

@@ -49,8 +49,8 @@ class Bits:
 
     def weighted(self, columns: Array, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
-        rows = _unpack(self.words, len(values), values.dtype) * values[None, :]
-        others = _unpack(columns.T, len(values), values.dtype)
+        rows = unpack(self.words, len(values), values.dtype) * values[None, :]
+        others = unpack(columns.T, len(values), values.dtype)
         return jnp.matmul(rows, others.T, precision=lax.Precision.HIGHEST)
 
 
@@ -229,18 +229,27 @@ def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
     """The label sets of both sides, or of one, in the form that suits them."""
     num_classes = labels_lib.num_classes(sides[0])
     listed = [side for side in sides if isinstance(side, LabelIndices)]
-    if len(listed) == len(sides) and all(jnp.shape(side.indices)[1] == 1 for side in listed):
-        single = [labels_lib.single_index(side) for side in listed]
-        dtype = jnp.promote_types(single[0].dtype, single[-1].dtype)
-        return tuple(Classes(index.astype(dtype)) for index in single)
+    if classes := as_classes(*sides):
+        return classes
     if num_classes <= MOST_LABELS_AS_BITS or 0 < len(listed) < len(sides):
-        return tuple(_as_bits(side) for side in sides)
+        return tuple(as_bits(side) for side in sides)
     if listed:
         return tuple(Lists(labels_lib.unique_indices(side), num_classes) for side in listed)
     return tuple(_bits_or_lists(jnp.asarray(labels_lib.canonical(side))) for side in sides)
 
 
-def _as_bits(labels: Labels) -> Bits:
+def as_classes(*sides: Labels) -> tuple[Classes, ...]:
+    """Lists of one label as its number; nothing if a side has more."""
+    listed = [side for side in sides if isinstance(side, LabelIndices)]
+    if len(listed) < len(sides) or any(jnp.shape(side.indices)[1] != 1 for side in listed):
+        return ()
+    single = [labels_lib.single_index(side) for side in listed]
+    dtype = jnp.promote_types(single[0].dtype, single[-1].dtype)
+    return tuple(Classes(index.astype(dtype)) for index in single)
+
+
+def as_bits(labels: Labels) -> Bits:
+    """One bit for each label, whatever their number."""
     if not isinstance(labels, LabelIndices):
         return Bits(_pack(jnp.asarray(labels_lib.canonical(labels))))
     num_words = -(-labels.num_classes // BITS)
@@ -329,6 +338,6 @@ def _bits(words: Array) -> Array:
     return ((words[:, :, None] >> shifts) & jnp.uint32(1)).reshape(len(words), -1)
 
 
-def _unpack(words: Array, num_classes: int, dtype: jnp.dtype) -> Array:
+def unpack(words: Array, num_classes: int, dtype: jnp.dtype) -> Array:
     """Multi-hot [N, C] of words [N, ⌈C/32⌉]."""
     return _bits(words)[:, :num_classes].astype(dtype)

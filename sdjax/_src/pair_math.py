@@ -171,7 +171,7 @@ def _direction_sums(s: Array, e: Array | None, direction: Direction, form: Form)
         else:
             log_weight = jnp.log(jnp.where(positive, weight, 1))
             attraction = LogSumExp.over(s + log_weight, positive, axis)
-    return RunningSums(logsumexp, attraction, total(weight), total(jnp.sign(weight)))
+    return RunningSums(logsumexp, attraction, total(weight), total((weight > 0).astype(s.dtype)))
 
 
 def similarity_gradient(

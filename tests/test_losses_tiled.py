@@ -206,7 +206,7 @@ def test_bits_counted_and_multiplied(num_classes):
     """TPUs multiply what others count."""
     rng = np.random.default_rng(0)
     rows, columns = rng.random((37, num_classes)) < 0.3, rng.random((64, num_classes)) < 0.7
-    one, other = (label_overlap.as_bits(jnp.asarray(x)) for x in (rows, columns))
+    one, other = (label_overlap._as_bits(jnp.asarray(x)) for x in (rows, columns))
     for shared in (label_overlap._counted, label_overlap._multiplied):
         found = shared(one.words, other.as_columns())
         np.testing.assert_array_equal(found, rows.astype(int) @ columns.T.astype(int))

@@ -49,8 +49,8 @@ class Bits:
 
     def weighted(self, columns: Array, values: Array) -> Array:
         """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
-        rows = unpack(self.words, len(values), values.dtype) * values[None, :]
-        others = unpack(columns.T, len(values), values.dtype)
+        rows = _unpack(self.words, len(values), values.dtype) * values[None, :]
+        others = _unpack(columns.T, len(values), values.dtype)
         return jnp.matmul(rows, others.T, precision=lax.Precision.HIGHEST)
 
 
@@ -232,7 +232,7 @@ def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
     if classes := as_classes(*sides):
         return classes
     if num_classes <= MOST_LABELS_AS_BITS or 0 < len(listed) < len(sides):
-        return tuple(as_bits(side) for side in sides)
+        return tuple(_as_bits(side) for side in sides)
     if listed:
         return tuple(Lists(labels_lib.unique_indices(side), num_classes) for side in listed)
     return tuple(_bits_or_lists(jnp.asarray(labels_lib.canonical(side))) for side in sides)
@@ -248,8 +248,7 @@ def as_classes(*sides: Labels) -> tuple[Classes, ...]:
     return tuple(Classes(index.astype(dtype)) for index in single)
 
 
-def as_bits(labels: Labels) -> Bits:
-    """One bit for each label, whatever their number."""
+def _as_bits(labels: Labels) -> Bits:
     if not isinstance(labels, LabelIndices):
         return Bits(_pack(jnp.asarray(labels_lib.canonical(labels))))
     num_words = -(-labels.num_classes // BITS)
@@ -338,6 +337,6 @@ def _bits(words: Array) -> Array:
     return ((words[:, :, None] >> shifts) & jnp.uint32(1)).reshape(len(words), -1)
 
 
-def unpack(words: Array, num_classes: int, dtype: jnp.dtype) -> Array:
+def _unpack(words: Array, num_classes: int, dtype: jnp.dtype) -> Array:
     """Multi-hot [N, C] of words [N, ⌈C/32⌉]."""
     return _bits(words)[:, :num_classes].astype(dtype)

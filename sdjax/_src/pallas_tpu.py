@@ -17,10 +17,11 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from sdjax import labels as labels_lib
 from sdjax._src import collectives, embeddings, label_overlap
 from sdjax._src.label_overlap import Classes
 from sdjax._src.pair_math import RunningSums
-from sdjax._src.problem import Method, Problem, Sums
+from sdjax._src.problem import Examples, Method, Problem, Sums
 from sdjax._src.tile import Backward, Forward, Rows, Sweeps
 from sdjax._src.tiled import over_tiles
 from sdjax.labels import LabelIndices, Labels
@@ -46,17 +47,9 @@ def pallas(problem: Problem, method: Method) -> Sums:
       TypeError: for numbers of 64 bits.
       NotImplementedError: for a weight that captures larger arrays.
     """
-    sides = {"": problem.anchors, "candidate_": problem.candidates}
-    for prefix, side in sides.items():
-        if side is None:
-            continue
-        name = "candidates" if prefix else "z"
-        for name, x in ((name, side.z), (f"{prefix}ids", side.ids)):
-            if x is not None and x.dtype.itemsize > 4:
-                raise TypeError(
-                    f"implementation='pallas' computes in 32 bits: {name} must be of 32 bits at "
-                    f"most, got {x.dtype}."
-                )
+    _check_32_bits("z", "", problem.anchors)
+    if problem.candidates is not None:
+        _check_32_bits("candidates", "candidate_", problem.candidates)
     captured = [jnp.asarray(x) for x in method.weight.captured]
     if any(x.shape or x.dtype == jnp.bool_ for x in captured):
         raise NotImplementedError(
@@ -68,6 +61,18 @@ def pallas(problem: Problem, method: Method) -> Sums:
     return over_tiles(problem, method, around_ring=False, sweeps=SWEEPS)
 
 
+def _check_32_bits(name: str, prefix: str, side: Examples) -> None:
+    arrays = {name: side.z, f"{prefix}ids": side.ids}
+    if isinstance(side.labels, LabelIndices):
+        arrays[f"{prefix}labels"] = side.labels.indices
+    for name, x in arrays.items():
+        if x is not None and x.dtype.itemsize > 4:
+            raise TypeError(
+                f"implementation='pallas' computes in 32 bits: {name} must be of 32 bits at most, "
+                f"got {x.dtype}."
+            )
+
+
 def _of_32_bits(x: Array) -> Array:
     floating = jnp.issubdtype(x.dtype, jnp.floating)
     return x.astype(jnp.float32 if floating else jnp.int32)
@@ -76,10 +81,11 @@ def _of_32_bits(x: Array) -> Array:
 # --- the sweeps -----------------------------------------------------------------------------------
 
 
-def prepare(*sides: Labels) -> tuple[label_overlap.LabelForm, ...]:
-    """Label sets as bits, or as class numbers where each row has one label."""
-    forms = label_overlap.as_classes(*sides)
-    return forms or tuple(label_overlap.as_bits(side) for side in sides)
+def prepare(*sides: Labels) -> tuple[Any, ...]:
+    """Label sets as multi-hot rows, or as class numbers where each row has one label at most."""
+    if classes := label_overlap.as_classes(*sides):
+        return classes
+    return tuple(MultiHot(labels_lib.multi_hot(side, jnp.dtype(jnp.int8))) for side in sides)
 
 
 def sweep_self(step: Forward | Backward, rows: Rows, total: Any) -> Any:
@@ -182,8 +188,8 @@ def _plan(step: Forward | Backward, rows: Rows, columns: Rows, order: Order) -> 
     num_labels, labels = 0, rows.labels
     if step.values:
         num_labels = _multiple(len(step.values[0]), LANES)
-    elif isinstance(labels, label_overlap.Bits):
-        num_labels = _multiple(labels.words.shape[1] * label_overlap.BITS, LANES)
+    elif isinstance(labels, MultiHot):
+        num_labels = _multiple(labels.rows.shape[1], LANES)
     # Of a row and a column: two buffers of each, three gradients, and MulSupCon's wide labels.
     row_bytes = depth * (4 * rows.z.dtype.itemsize + 6 * 4) + num_labels * (
         4 + 3 * 4 * bool(step.values)
@@ -238,7 +244,7 @@ class _Vectors(NamedTuple):
 
         vectors = self.tree.unflatten(vector(k, x) for k, x in enumerate(self.dtypes))
         classes = isinstance(vectors.labels, Classes)
-        labels = _Classes(vectors.labels.indices) if classes else _MultiHot(side.labels[...])
+        labels = _Classes(vectors.labels.indices) if classes else MultiHot(side.labels[...])
         return vectors._replace(z=side.z[...], labels=labels)
 
 
@@ -246,11 +252,17 @@ def _side(rows: Rows, plan: _Plan, axis: int, step: Forward | Backward) -> tuple
     num = plan.sizes[axis] * plan.counts[axis]
     z = rows.z.astype(jnp.float32) if rows.z.dtype == jnp.float16 else rows.z
     z, scale = embeddings.folded(z, rows.scale)
-    labels, form = None, rows.labels
-    if plan.num_labels:
-        labels = _padded(_multi_hot(form, plan.num_labels), (num, plan.num_labels))
-        form = None
-    vectors = rows._replace(z=None, scale=scale, labels=form)
+    labels, classes = rows.labels, None
+    if isinstance(labels, MultiHot):
+        labels = labels.rows
+    elif plan.num_labels:
+        label = jnp.arange(plan.num_labels, dtype=labels.indices.dtype)
+        labels = (labels.indices[:, None] == label[None, :]).astype(jnp.int8)
+    else:
+        labels, classes = None, labels
+    if labels is not None:
+        labels = _padded(labels, (num, plan.num_labels))
+    vectors = rows._replace(z=None, scale=scale, labels=classes)
     leaves, tree = jax.tree.flatten(vectors)
 
     def bits(x: Array) -> Array:
@@ -263,31 +275,22 @@ def _side(rows: Rows, plan: _Plan, axis: int, step: Forward | Backward) -> tuple
     return _Side(_padded(z, (num, plan.depth)), packed, labels), _Vectors(tree, dtypes)
 
 
-def _multi_hot(form: Any, num_labels: int) -> Array:
-    """Labels int8 [N, C], of at most `num_labels` columns."""
-    if isinstance(form, Classes):
-        label = jnp.arange(num_labels, dtype=form.indices.dtype)
-        return (form.indices[:, None] == label[None, :]).astype(jnp.int8)
-    num = form.words.shape[1] * label_overlap.BITS
-    return label_overlap.unpack(form.words, min(num, num_labels), jnp.dtype(jnp.int8))
-
-
 def _padded(x: Array, shape: tuple[int, ...]) -> Array:
     """`x` with zeros appended up to `shape`. Rows of zeros are neither anchors nor candidates."""
     return jnp.pad(x, [(0, after - before) for before, after in zip(x.shape, shape, strict=True)])
 
 
-class _MultiHot(NamedTuple):
-    """Labels of one side of a tile, int8 [T, C]; see `label_overlap`."""
+class MultiHot(NamedTuple):
+    """Multi-hot labels int8 [N, C], for rows and for columns; see `label_overlap`."""
 
-    labels: Array
+    rows: Array
 
-    def shared(self, columns: "_MultiHot", dtype: jnp.dtype) -> Array:
-        return _dot(self.labels, columns.labels, jnp.int32).astype(dtype)
+    def shared(self, columns: "MultiHot", dtype: jnp.dtype) -> Array:
+        return _dot(self.rows, columns.rows, jnp.int32).astype(dtype)
 
-    def weighted(self, columns: "_MultiHot", values: Array) -> Array:
-        rows = self.labels.astype(values.dtype) * values
-        return _dot(rows, columns.labels.astype(values.dtype), values.dtype)
+    def weighted(self, columns: "MultiHot", values: Array) -> Array:
+        rows = self.rows.astype(values.dtype) * values
+        return _dot(rows, columns.rows.astype(values.dtype), values.dtype)
 
 
 class _Classes(NamedTuple):
@@ -413,7 +416,10 @@ def _call(
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
             grid=plan.grid,
-            in_specs=[_in_specs(plan, operands), *[pl.BlockSpec(memory_space=pl.ANY) for _ in more]],
+            in_specs=[
+                _in_specs(plan, operands),
+                *[pl.BlockSpec(memory_space=pl.ANY) for _ in more],
+            ],
             out_specs=[x.spec for x in outputs],
             scratch_shapes=[
                 pltpu.VMEM((plan.sizes[0], len(operands.rows.vectors)), jnp.int32),
@@ -472,10 +478,9 @@ def _forward_kernel(
         for n, x in enumerate(empty):
             state[n] = jnp.full(state.shape[1:], x, jnp.float32)
 
-    for column in column_out:
-
-        @pl.when((i == 0) & (k == 0))
-        def _():
+    @pl.when((i == 0) & (k == 0))
+    def _():
+        for column in column_out:
             for n, x in enumerate(empty):
                 column[:, n, :] = jnp.full((column.shape[0], column.shape[2]), x, jnp.float32)
 

@@ -42,9 +42,7 @@ def ring(problem: Problem, method: Method) -> Sums:
     return over_tiles(problem, method, around_ring=True)
 
 
-def over_tiles(
-    problem: Problem, method: Method, around_ring: bool, sweeps: Sweeps = XLA
-) -> Sums:
+def over_tiles(problem: Problem, method: Method, around_ring: bool, sweeps: Sweeps = XLA) -> Sums:
     """`Sums` from tiles, over which each device goes by `sweeps`."""
     if not len(problem.anchors.z) or not len(problem.contrasted.z):
         return dense(problem, method)

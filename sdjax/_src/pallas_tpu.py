@@ -41,7 +41,7 @@ def pallas(problem: Problem, method: Method) -> Sums:
 
     Args:
       problem: with embeddings of 32 bits at most, and ids likewise.
-      method: whose weight captures no arrays but scalars.
+      method: whose weight captures no arrays but floating scalars.
 
     Raises:
       TypeError: for numbers of 64 bits.
@@ -51,31 +51,27 @@ def pallas(problem: Problem, method: Method) -> Sums:
     if problem.candidates is not None:
         _check_32_bits("candidates", "candidate_", problem.candidates)
     captured = [jnp.asarray(x) for x in method.weight.captured]
-    if any(x.shape or x.dtype == jnp.bool_ for x in captured):
+    if any(x.shape or not jnp.issubdtype(x.dtype, jnp.floating) for x in captured):
         raise NotImplementedError(
-            "implementation='pallas' takes no weight that captures arrays other than numbers: use "
-            "implementation='tiled' for it."
+            "implementation='pallas' takes no weight that captures arrays, but for floating "
+            "scalars: use implementation='tiled' for it."
         )
-    weight = dataclasses.replace(method.weight, captured=tuple(map(_of_32_bits, captured)))
+    numbers = tuple(x.astype(jnp.float32) for x in captured)
+    weight = dataclasses.replace(method.weight, captured=numbers)
     method = dataclasses.replace(method, weight=weight)
     return over_tiles(problem, method, around_ring=False, sweeps=SWEEPS)
 
 
 def _check_32_bits(name: str, prefix: str, side: Examples) -> None:
     arrays = {name: side.z, f"{prefix}ids": side.ids}
-    if isinstance(side.labels, LabelIndices):
-        arrays[f"{prefix}labels"] = side.labels.indices
+    if isinstance(side.labels, LabelIndices) and side.labels.indices.shape[1] == 1:
+        arrays[f"{prefix}labels"] = jnp.asarray(side.labels.indices)
     for name, x in arrays.items():
         if x is not None and x.dtype.itemsize > 4:
             raise TypeError(
                 f"implementation='pallas' computes in 32 bits: {name} must be of 32 bits at most, "
                 f"got {x.dtype}."
             )
-
-
-def _of_32_bits(x: Array) -> Array:
-    floating = jnp.issubdtype(x.dtype, jnp.floating)
-    return x.astype(jnp.float32 if floating else jnp.int32)
 
 
 # --- the sweeps -----------------------------------------------------------------------------------
@@ -125,11 +121,10 @@ def _run(
     plan = _plan(step, rows, columns, order)
     sides = _side(rows, plan, 0, step), _side(columns, plan, 1, step)
     values = [_padded(x, (plan.num_labels,)) for x in step.values]
-    numbers = step.method.weight.captured
     operands = _Operands(
         *(side for side, _ in sides),
         jnp.stack(values) if values else None,
-        tuple(jnp.reshape(x, (1,)) for x in numbers),
+        tuple(jnp.reshape(x, (1,)) for x in step.method.weight.captured),
     )
     half = jnp.zeros((), jnp.int32) if half is None else half
     half, operands = collectives.varying((jnp.reshape(half, (1,)), operands), (rows, columns))

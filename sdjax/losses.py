@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Literal, get_args
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from sdjax import relations
@@ -378,7 +379,7 @@ def jaccard_loss(
     arguments = locals()
     check_threshold(arguments.pop("threshold"))
     # Captured as an array, so that another threshold finds the same compiled program.
-    weight = PairWeight(relations.jaccard, (jax.lax.stop_gradient(threshold),))
+    weight = PairWeight(relations.jaccard, (jax.lax.stop_gradient(jnp.asarray(threshold)),))
     return contrastive_loss(**arguments, weight=weight)
 
 

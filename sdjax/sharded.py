@@ -100,8 +100,8 @@ def _evaluate(loss: Callable[..., Array], arguments: dict[str, Any]) -> Array:
     if arguments["candidates_sharded"] is None and explicit:
         arguments["candidates_sharded"] = True
     if callable(arguments.get("weight")):
-        given = [jnp.result_type(arguments[k]) for k in ("z", "candidates")[: 1 + explicit]]
-        dtype = accumulation_dtype(*(jax.ShapeDtypeStruct((), dtype) for dtype in given))
+        embeddings = [arguments[k] for k in ("z", "candidates")[: 1 + explicit]]
+        dtype = accumulation_dtype(*embeddings)
         arguments["weight"] = as_pair_weight(arguments["weight"], dtype)
 
     whole = explicit and not arguments["candidates_sharded"]

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import chex
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from sdjax import labels as labels_lib
 from sdjax._src import collectives
@@ -76,7 +77,7 @@ def _check_tiled(problem: Problem, method: Method, implementation: str) -> None:
 
 def _num_devices(x: Any) -> int:
     """Devices among which an array that is known here is split."""
-    known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    known = isinstance(x, jax.Array) and not isinstance(x, Tracer)
     return 1 if not known or x.is_fully_replicated else len(x.sharding.device_set)
 
 

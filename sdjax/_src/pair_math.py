@@ -7,7 +7,7 @@ rows their candidates (axis 0). What belongs to the anchors is [T, 1] in the fir
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -78,10 +78,11 @@ class RunningSums(NamedTuple):
         *others: "RunningSums",
     ) -> "RunningSums":
         """Applies one function to the log-sum-exps and another to the plain sums."""
-        fields = zip(self, *others, strict=True)
-        return RunningSums(
-            *(logsumexp(*x) if isinstance(x[0], LogSumExp) else number(*x) for x in fields)
-        )
+
+        def field(*x: Any) -> Any:
+            return logsumexp(*x) if isinstance(x[0], LogSumExp) else number(*x)
+
+        return RunningSums(*map(field, self, *others))
 
     def add(self, other: "RunningSums") -> "RunningSums":
         return self.map(LogSumExp.add, jnp.add, other)
@@ -138,7 +139,9 @@ def pair_weights(
     return jnp.where(where, w, 0)
 
 
-def tile_sums(s: Array, directions: Sequence[Direction], form: Form, bounded: bool):
+def tile_sums(
+    s: Array, directions: Sequence[Direction], form: Form, bounded: bool
+) -> list[RunningSums]:
     """The sums of the tile for the anchors of each direction, [T, 1] or [1, U].
 
     Args:

@@ -85,13 +85,7 @@ class Rows(NamedTuple):
 
 
 class Pass(Protocol[T]):
-    """What a sweep does with each tile, and how it adds up what it finds, a pytree T of [N, ...].
-
-    Attributes:
-      mutual: rows and columns are anchors of each other; else only the rows are anchors.
-    """
-
-    mutual: bool
+    """What a sweep does with each tile, and how it adds up what it finds: T, a tree of [N, ...]."""
 
     def empty(self, num: int) -> T:
         """The total of `num` rows before any tile."""
@@ -127,7 +121,7 @@ class TilePass:
       method: the loss.
       values: of the labels, [C] each; see `Rows.shares`.
       bounded: see `pair_math.tile_sums`.
-      mutual: see `Pass`.
+      mutual: rows and columns are anchors of each other; else only the rows are anchors.
       example: rows of the block, whose dtype and varying axes totals have.
     """
 

@@ -151,8 +151,7 @@ def _sums(config: Config, z: Embeddings, constants: Constants) -> Sums:
     bounded = config.bounded
     if bounded is not None:
         return run(bounded)
-    norms = [embeddings.longest(x.z, x.scale) for x in (anchors, candidates or anchors)]
-    largest = jnp.stack(norms)
+    largest = jnp.stack([_longest(rows) for rows in (anchors, candidates or anchors)])
     if config.route.axes:
         largest = lax.pmax(largest, config.route.axes)
     return lax.cond(largest.prod() <= LARGEST_BOUNDED, lambda: run(True), lambda: run(False))
@@ -173,7 +172,9 @@ def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings
     of_anchors, of_candidates = _over_all(config, step, anchors, candidates, for_candidates=True)
 
     def finish(rows: Rows, of_z: Array) -> tuple[Array, Array]:
-        return embeddings.gradient_to_z(rows.z, rows.scale, of_z, config.normalize, z.temperature)
+        assert rows.scale is not None
+        normalize, temperature = config.normalize, z.temperature
+        return embeddings.gradient_to_z(rows.z, rows.scale, of_z, normalize, temperature)
 
     of_anchors, of_temperature = finish(anchors, of_anchors)
     if candidates is not None and of_candidates is not None:
@@ -208,6 +209,11 @@ def _blocks(config: Config, z: Embeddings, constants: Constants) -> tuple[Rows, 
     if constants.candidates is None or z.candidates is None:
         return anchors, None
     return anchors, block(constants.candidates, z.candidates, z.temperature)
+
+
+def _longest(rows: Rows) -> Array:
+    assert rows.scale is not None
+    return embeddings.longest(rows.z, rows.scale)
 
 
 def _pass(kind: Callable[..., T], constants: Constants, bounded: bool, example: Rows) -> T:

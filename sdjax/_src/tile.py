@@ -135,6 +135,11 @@ class TilePass:
     def dtype(self) -> jnp.dtype:
         return self.example.size.dtype
 
+    def similarities(self, rows: Rows, columns: Rows) -> Array:
+        """s [T, U]."""
+        chex.assert_equal_shape_suffix([rows.z, columns.z], 1)
+        return _scaled(_product(rows.z, columns.z, (1, 1), self.dtype), rows, columns)
+
     def directions(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> list[Direction]:
@@ -194,7 +199,7 @@ class Forward(TilePass):
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[RunningSums, RunningSums | None]:
-        s = similarities(rows, columns, self.dtype)
+        s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
         sums = tile_sums(s, directions, self.method.form, self.bounded)
         of_rows, *of_columns = (jax.tree.map(jnp.ravel, x) for x in sums)
@@ -217,16 +222,10 @@ class Backward(TilePass):
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[Array, Array]:
-        s = similarities(rows, columns, self.dtype)
+        s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
         of_s = similarity_gradient(s, directions, self.method.form, self.bounded)
         return gradient_to_rows(of_s, rows, columns)
-
-
-def similarities(rows: Rows, columns: Rows, dtype: jnp.dtype) -> Array:
-    """s [T, U] of a tile."""
-    chex.assert_equal_shape_suffix([rows.z, columns.z], 1)
-    return _scaled(_product(rows.z, columns.z, (1, 1), dtype), rows, columns)
 
 
 def gradient_to_rows(of_s: Array, rows: Rows, columns: Rows) -> tuple[Array, Array]:

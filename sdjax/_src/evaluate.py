@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import chex
 import jax
@@ -17,6 +17,7 @@ from sdjax._src.tiled import ring, tiled
 
 Array = jax.Array
 Reduction = Literal["mean", "sum", "none"]
+Implementation = Literal["auto", "dense", "tiled", "ring"]
 Core = Callable[[Problem, Method], Sums]
 
 # Up to this many pairs on a device the dense core is as fast, and compiles sooner.
@@ -25,7 +26,7 @@ AUTO_DENSE_PAIRS = 512 * 512
 AUTO_GATHERED_BYTES = 2**28
 
 CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring}
-IMPLEMENTATIONS = ("auto", *CORES)
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 
 def evaluate(problem: Problem, method: Method, reduction: Reduction, implementation: str) -> Array:
@@ -71,7 +72,7 @@ def _check_tiled(problem: Problem, method: Method, implementation: str) -> None:
         warnings.warn(
             f"The batch is sharded over {devices} devices: the tiled core would exchange rows in "
             "every tile. Use the loss of the same name in sdjax.sharded.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -2,9 +2,9 @@
 
     JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/tpu_overlap.py
 
-Label sets come as bits, and both forms of `sdjax/_src/label_overlap.py` are compiled ahead of time for one
-chip of each topology (`pip install 'jax[tpu]'`). Cycles are the compiler's own estimate of each
-operation (`estimated_cycles` in its program), loops as often as they run. Nothing is measured.
+Label sets come as bits, and both forms of `sdjax/_src/label_overlap.py` are compiled ahead of time
+for one chip of each topology (`pip install 'jax[tpu]'`). Cycles are the compiler's own estimate of
+each operation (`estimated_cycles` in its program), loops as often as they run. Nothing is measured.
 """
 
 import re

@@ -34,6 +34,8 @@ class LabelIndices:
     def __post_init__(self):
         if isinstance(self.indices, list | tuple):
             object.__setattr__(self, "indices", _padded(self.indices))
+        if isinstance(self.num_classes, np.integer):
+            object.__setattr__(self, "num_classes", int(self.num_classes))
 
     @classmethod
     def from_multi_hot(cls, labels: ArrayLike) -> "LabelIndices":

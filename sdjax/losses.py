@@ -5,14 +5,15 @@ its weight and normalizer.
 """
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import get_args
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from sdjax import relations
 from sdjax._src.collectives import AxisName
-from sdjax._src.evaluate import IMPLEMENTATIONS, Reduction, evaluate
+from sdjax._src.evaluate import Implementation, Reduction, evaluate
 from sdjax._src.pair_math import Form
 from sdjax._src.pair_weight import PairWeight, as_pair_weight
 from sdjax._src.problem import Method, Normalizer, Problem
@@ -22,7 +23,6 @@ from sdjax.labels import Labels
 from sdjax.relations import Overlap, Weight
 
 Array = jax.Array
-Implementation = Literal["auto", "dense", "tiled", "ring", "pallas"]
 
 
 def contrastive_loss(
@@ -111,7 +111,7 @@ def contrastive_loss(
     one_of("normalizer", normalizer, get_args(Normalizer))
     one_of("form", form, get_args(Form))
     one_of("reduction", reduction, get_args(Reduction))
-    one_of("implementation", implementation, IMPLEMENTATIONS)
+    one_of("implementation", implementation, get_args(Implementation))
     problem = make_problem(
         z,
         labels,
@@ -380,7 +380,7 @@ def jaccard_loss(
     arguments = locals()
     check_threshold(arguments.pop("threshold"))
     # Captured as an array, so that another threshold finds the same compiled program.
-    weight = PairWeight(relations.jaccard, (jax.lax.stop_gradient(threshold),))
+    weight = PairWeight(relations.jaccard, (jax.lax.stop_gradient(jnp.asarray(threshold)),))
     return contrastive_loss(**arguments, weight=weight)
 
 

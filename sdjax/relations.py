@@ -63,8 +63,8 @@ def overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype = jnp.float32)
 def unchecked_overlap(anchors: Labels, candidates: Labels, dtype: jnp.dtype) -> Overlap:
     """`overlap` of label sets that were checked before."""
     if isinstance(anchors, LabelIndices) or isinstance(candidates, LabelIndices):
-        one, other = label_overlap.prepare(anchors, candidates)
-        shared = one.shared(other.as_columns(), dtype)
+        rows, columns = label_overlap.prepare(anchors, candidates)
+        shared = rows.shared(columns.as_columns(), dtype)
     else:
         one, other = (labels_lib.multi_hot(x, dtype) for x in (anchors, candidates))
         shared = jnp.matmul(one, other.T, precision=lax.Precision.HIGHEST)

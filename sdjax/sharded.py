@@ -33,7 +33,7 @@ from jax.sharding import PartitionSpec as P
 from sdjax import losses
 from sdjax._src import collectives
 from sdjax._src.collectives import AxisName
-from sdjax._src.pair_weight import as_pair_weight
+from sdjax._src.pair_weight import PairWeight, as_pair_weight
 from sdjax._src.problem import accumulation_dtype
 from sdjax.labels import check_labels
 
@@ -100,8 +100,8 @@ def _evaluate(loss: Callable[..., Array], arguments: dict[str, Any]) -> Array:
     if arguments["candidates_sharded"] is None and explicit:
         arguments["candidates_sharded"] = True
     if callable(arguments.get("weight")):
-        given = [jnp.result_type(arguments[k]) for k in ("z", "candidates")[: 1 + explicit]]
-        dtype = accumulation_dtype(*(jax.ShapeDtypeStruct((), dtype) for dtype in given))
+        embeddings = [arguments[k] for k in ("z", "candidates")[: 1 + explicit]]
+        dtype = accumulation_dtype(*embeddings)
         arguments["weight"] = as_pair_weight(arguments["weight"], dtype)
 
     whole = explicit and not arguments["candidates_sharded"]
@@ -137,7 +137,12 @@ def _mapped(
         return loss(**arrays, **dict(options), axis_name=axis_name)
 
     out = P(axis_name) if dict(options)["reduction"] == "none" else P()
-    return jax.shard_map(local, mesh=mesh, in_specs=(dict(specs),), out_specs=out)(arrays)
+    # A weight that was traced outside does not know along which axes its numbers vary.
+    check_vma = not isinstance(arrays.get("weight"), PairWeight)
+    run = jax.shard_map(
+        local, mesh=mesh, in_specs=(dict(specs),), out_specs=out, check_vma=check_vma
+    )
+    return run(arrays)
 
 
 def _is_number(value: Any) -> bool:

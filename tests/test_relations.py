@@ -165,7 +165,8 @@ def test_weight_matches_sets(name, anchors, candidates):
 
 def test_weight_functions_carry_their_names():
     for name, function in relations.WEIGHTS.items():
-        public = {"any": "share_any", "all": "share_all"}.get(name, name)
+        long_names = {"sd": "similarity_dissimilarity", "any": "share_any", "all": "share_all"}
+        public = long_names.get(name, name)
         assert function is getattr(relations, public)
 
 

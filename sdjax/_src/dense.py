@@ -16,7 +16,7 @@ Array = jax.Array
 
 
 def dense(problem: Problem, method: Method) -> Sums:
-    """`Sums` from the full matrix of similarities s = z·z' / τ: O(A·R) memory."""
+    """`Sums` from the full matrix of similarities: O(A·R) memory."""
     anchors = candidates = _embedded(problem.anchors, problem)
     if problem.candidates is not None:
         candidates = _embedded(problem.candidates, problem)
@@ -29,7 +29,7 @@ def dense(problem: Problem, method: Method) -> Sums:
         weight = jnp.where(problem.positive_where, weight, 0)
     positive = weight > 0
 
-    s = jnp.matmul(anchors.z, candidates.z.T, precision=lax.Precision.HIGHEST) / problem.tau
+    s = jnp.matmul(anchors.z, candidates.z.T, precision=lax.Precision.HIGHEST)
     chex.assert_equal_shape([s, where, weight])
     if method.form == "out":
         # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
@@ -42,7 +42,10 @@ def dense(problem: Problem, method: Method) -> Sums:
 
 def _embedded(examples: Examples, problem: Problem) -> Examples:
     z = examples.z.astype(problem.dtype)
-    return examples._replace(z=normalized(z) if problem.normalize else z)
+    z = normalized(z) if problem.normalize else z
+    # Not after the product: compiled, large similarities may be divided once to find the largest
+    # and once, with another rounding, to subtract it.
+    return examples._replace(z=z / jnp.sqrt(problem.tau))
 
 
 def _candidates_of(anchors: Examples, candidates: Examples, problem: Problem) -> Array:

@@ -2,11 +2,12 @@
 
 import warnings
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import chex
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from sdjax import labels as labels_lib
 from sdjax._src import collectives
@@ -16,6 +17,7 @@ from sdjax._src.tiled import ring, tiled
 
 Array = jax.Array
 Reduction = Literal["mean", "sum", "none"]
+Implementation = Literal["auto", "dense", "tiled", "ring", "pallas"]
 Core = Callable[[Problem, Method], Sums]
 
 # Up to this many pairs on a device the dense core is as fast, and compiles sooner.
@@ -31,7 +33,7 @@ def _pallas(problem: Problem, method: Method) -> Sums:
 
 
 CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring, "pallas": _pallas}
-IMPLEMENTATIONS = ("auto", *CORES)
+IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 
 def evaluate(problem: Problem, method: Method, reduction: Reduction, implementation: str) -> Array:
@@ -77,13 +79,13 @@ def _check_tiled(problem: Problem, method: Method, implementation: str) -> None:
         warnings.warn(
             f"The batch is sharded over {devices} devices: the tiled core would exchange rows in "
             "every tile. Use the loss of the same name in sdjax.sharded.",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
 def _num_devices(x: Any) -> int:
     """Devices among which an array that is known here is split."""
-    known = isinstance(x, jax.Array) and not isinstance(x, jax.core.Tracer)
+    known = isinstance(x, jax.Array) and not isinstance(x, Tracer)
     return 1 if not known or x.is_fully_replicated else len(x.sharding.device_set)
 
 

@@ -1,11 +1,7 @@
-"""Label sets in the forms from which the overlap of a tile of pairs is cheapest.
-
-Each form has the same four methods: `take` cuts some of its rows; `as_columns` turns rows into
-what the other side of a tile needs; and from rows and columns come `shared`, the number of shared
-labels of each pair, and `weighted`, the sum over the shared labels of a value of each label.
-"""
+"""Label sets in the forms from which the overlap of a tile of pairs is cheapest."""
 
 import dataclasses
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +24,26 @@ CONVERTED_ROWS = 64
 LONGEST_LIST = 32
 
 
+class LabelForm(Protocol):
+    """The label sets of some rows, a pytree."""
+
+    def take(self, start: Array, size: int) -> "LabelForm":
+        """The label sets of `size` rows."""
+        ...
+
+    def as_columns(self) -> Any:
+        """What rows of a tile need of these, if they are its columns."""
+        ...
+
+    def shared(self, columns: Any, dtype: jnp.dtype) -> Array:
+        """|S∩T| of each pair of rows and columns, [rows, columns]."""
+        ...
+
+    def weighted(self, columns: Any, values: Array) -> Array:
+        """Σ_{l∈S∩T} values[l] of each pair, [rows, columns]; values [C]."""
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bits:
@@ -42,13 +58,11 @@ class Bits:
         return self.words.T
 
     def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
-        """|S∩T| of rows and columns, [rows, columns]."""
         # TPUs have fast matrix units, and count bits slowly.
         shared = lax.platform_dependent(self.words, columns, tpu=_multiplied, default=_counted)
         return shared.astype(dtype)
 
     def weighted(self, columns: Array, values: Array) -> Array:
-        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         rows = _unpack(self.words, len(values), values.dtype) * values[None, :]
         others = _unpack(columns.T, len(values), values.dtype)
         return jnp.matmul(rows, others.T, precision=lax.Precision.HIGHEST)
@@ -112,7 +126,6 @@ class Lists:
         return Table(rows.at[places, word].add(bits, mode="drop"), place, num)
 
     def shared(self, columns: Table, dtype: jnp.dtype) -> Array:
-        """|S∩T| of rows and columns, [rows, columns]."""
         num, length = self.indices.shape
         indices = jnp.pad(
             self.indices, ((0, 0), (0, -length % CHUNK)), constant_values=self.num_classes
@@ -144,7 +157,6 @@ class Lists:
         return lax.cond(longest > 0, unpacked, lambda: nothing)
 
     def weighted(self, columns: Table, values: Array) -> Array:
-        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         carriers, num = columns.carriers(self.indices), columns.num_columns
         of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
 
@@ -175,7 +187,6 @@ class BitsOrLists:
         return self.bits.as_columns(), self.lists.as_columns(), self.fits
 
     def shared(self, columns: tuple[Array, Table, Array], dtype: jnp.dtype) -> Array:
-        """|S∩T| of rows and columns, [rows, columns]."""
         words, table, fit = columns
 
         def bits() -> Array:
@@ -189,7 +200,6 @@ class BitsOrLists:
         return lax.platform_dependent(tpu=bits, default=lists_if_they_fit)
 
     def weighted(self, columns: tuple[Array, Table, Array], values: Array) -> Array:
-        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         words, table, fit = columns
         return lax.cond(
             self.fits.all() & fit.all(),
@@ -212,17 +222,12 @@ class Classes:
         return self.indices
 
     def shared(self, columns: Array, dtype: jnp.dtype) -> Array:
-        """|S∩T| of rows and columns, [rows, columns]."""
         rows = self.indices[:, None]
         return ((rows == columns[None, :]) & (rows >= 0)).astype(dtype)
 
     def weighted(self, columns: Array, values: Array) -> Array:
-        """Σ_{l∈S∩T} values[l] of rows and columns, [rows, columns]; values [C]."""
         of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
         return self.shared(columns, values.dtype) * of_rows[:, None]
-
-
-LabelForm = Bits | Lists | BitsOrLists | Classes
 
 
 def prepare(*sides: Labels) -> tuple[LabelForm, ...]:

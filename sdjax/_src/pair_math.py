@@ -7,7 +7,7 @@ rows their candidates (axis 0). What belongs to the anchors is [T, 1] in the fir
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import chex
 import jax
@@ -31,6 +31,8 @@ class LogSumExp(NamedTuple):
     @classmethod
     def over(cls, x: Array, where: Array, axis: int) -> "LogSumExp":
         """Of the entries of `x` along `axis` where `where` holds; keeps the axis."""
+        # The select also keeps compilers from rounding a product x in one way to find the largest,
+        # and in another to subtract it.
         x = jnp.where(where, x, -jnp.inf)
         shift = x.max(axis, keepdims=True)
         finite = jnp.where(shift > -jnp.inf, shift, 0)
@@ -40,6 +42,13 @@ class LogSumExp(NamedTuple):
         """The logarithm; 0 for an empty sum."""
         some = self.total > 0
         return jnp.where(some, jnp.log(jnp.where(some, self.total, 1)) + self.shift, 0)
+
+    def softmax(self, x: Array) -> Array:
+        """e^x / Σ e^x of an entry, at most 1 whatever its rounding; it broadcasts."""
+        some = self.total > 0
+        # The shift first: it is as large as x, and what is left of both is exact.
+        x = x - jnp.where(some, self.shift, 0) - jnp.log(jnp.where(some, self.total, 1))
+        return jnp.exp(jnp.minimum(x, 0))
 
     def add(self, other: "LogSumExp") -> "LogSumExp":
         shift = jnp.maximum(self.shift, other.shift)
@@ -78,10 +87,11 @@ class RunningSums(NamedTuple):
         *others: "RunningSums",
     ) -> "RunningSums":
         """Applies one function to the log-sum-exps and another to the plain sums."""
-        fields = zip(self, *others, strict=True)
-        return RunningSums(
-            *(logsumexp(*x) if isinstance(x[0], LogSumExp) else number(*x) for x in fields)
-        )
+
+        def field(*x: Any) -> Any:
+            return logsumexp(*x) if isinstance(x[0], LogSumExp) else number(*x)
+
+        return RunningSums(*map(field, self, *others))
 
     def add(self, other: "RunningSums") -> "RunningSums":
         return self.map(LogSumExp.add, jnp.add, other)
@@ -91,12 +101,12 @@ class AnchorGradient(NamedTuple):
     """What the backward pass knows of the anchors of a tile, each [T, 1] or [1, U].
 
     Attributes:
-      logsumexp, attraction: the sums of the forward pass.
+      logsumexp, attraction: of `RunningSums`; only the form "in" needs the attraction.
       of_logsumexp, of_attraction: derivatives of the result to them.
     """
 
-    logsumexp: Array
-    attraction: Array
+    logsumexp: LogSumExp
+    attraction: LogSumExp | None
     of_logsumexp: Array
     of_attraction: Array
 
@@ -138,7 +148,9 @@ def pair_weights(
     return jnp.where(where, w, 0)
 
 
-def tile_sums(s: Array, directions: Sequence[Direction], form: Form, bounded: bool):
+def tile_sums(
+    s: Array, directions: Sequence[Direction], form: Form, bounded: bool
+) -> list[RunningSums]:
     """The sums of the tile for the anchors of each direction, [T, 1] or [1, U].
 
     Args:
@@ -185,25 +197,23 @@ def similarity_gradient(
     with a_i and b_i the derivatives to logsumexp_i and attraction_i.
     """
     total = jnp.zeros_like(s)
-    for direction in directions:
-        if direction.gradient is None:
-            continue
-        known = direction.gradient
+    known = [(direction, x) for direction in directions if (x := direction.gradient) is not None]
+    for direction, anchors in known:
         if bounded:
-            factor = known.of_logsumexp * jnp.exp(-known.logsumexp)
+            # Every shift is 0, and one exponential below serves both directions.
+            sum_exp = anchors.logsumexp.total
+            factor = anchors.of_logsumexp / jnp.where(sum_exp > 0, sum_exp, 1)
             total += jnp.where(direction.where, factor, 0)
         else:
-            difference = jnp.where(direction.where, s - known.logsumexp, -jnp.inf)
-            total += known.of_logsumexp * jnp.exp(difference)
+            softmax = anchors.logsumexp.softmax(jnp.where(direction.where, s, -jnp.inf))
+            total += anchors.of_logsumexp * softmax
     if bounded:
-        # One exponential serves both directions.
         total *= jnp.exp(s)
-    for direction in directions:
-        if direction.gradient is None:
-            continue
-        known, pull = direction.gradient, direction.weight
-        if form == "in":
-            difference = s - known.attraction
-            pull = pull * jnp.exp(jnp.where(direction.weight > 0, difference, -jnp.inf))
-        total += known.of_attraction * pull
+    for direction, anchors in known:
+        pull = direction.weight
+        if anchors.attraction is not None:
+            log_weight = jnp.log(jnp.where(pull > 0, pull, 1))
+            x = jnp.where(pull > 0, s + log_weight, -jnp.inf)
+            pull = anchors.attraction.softmax(x)
+        total += anchors.of_attraction * pull
     return total

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import eval_jaxpr
 from jax.extend import core
 
 from sdjax._src import collectives
@@ -83,7 +84,7 @@ class Program:
 
     def __call__(self, o: Overlap, *captured: Array) -> Array:
         def of_pair(*pair: Array) -> Array:
-            return jax.core.eval_jaxpr(self.jaxpr, captured, *pair)[0]
+            return eval_jaxpr(self.jaxpr, captured, *pair)[0]
 
         shape = jnp.broadcast_shapes(*(x.shape for x in o))
         for _ in shape:

@@ -17,10 +17,6 @@ Array = jax.Array
 Normalizer = Literal["positives", "weights", "labels", "batch_labels"]
 
 
-def _static():
-    return dataclasses.field(metadata={"static": True})
-
-
 class Examples(NamedTuple):
     """N anchors or candidates on this device, checked.
 
@@ -60,9 +56,9 @@ class Problem:
     candidate_where: Array | None
     positive_where: Array | None
     temperature: ArrayLike
-    normalize: bool = _static()
-    axes: Axes = _static()
-    candidate_axes: Axes = _static()
+    normalize: bool = dataclasses.field(metadata={"static": True})
+    axes: Axes = dataclasses.field(metadata={"static": True})
+    candidate_axes: Axes = dataclasses.field(metadata={"static": True})
 
     @property
     def contrasted(self) -> Examples:
@@ -103,8 +99,8 @@ class Method:
     """
 
     weight: PairWeight
-    normalizer: Normalizer = _static()
-    form: Form = _static()
+    normalizer: Normalizer = dataclasses.field(metadata={"static": True})
+    form: Form = dataclasses.field(metadata={"static": True})
     balance_labels: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
@@ -125,6 +121,7 @@ class Sums(NamedTuple):
     positives: Array
 
 
-def accumulation_dtype(*arrays: Array) -> jnp.dtype:
-    wide = any(array.dtype == jnp.float64 for array in arrays)
+def accumulation_dtype(*embeddings: ArrayLike) -> jnp.dtype:
+    """Of similarities and sums: float64 where an argument is, else float32."""
+    wide = any(jnp.result_type(z) == jnp.float64 for z in embeddings)
     return jnp.dtype(jnp.float64 if wide else jnp.float32)

@@ -4,7 +4,6 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sdjax._src import label_overlap, tiling
 from sdjax._src.tile import Pass, Rows, Sweeps
@@ -58,7 +57,7 @@ def sweep(
     def column_step(j: Array, totals: tuple[T, T | None]) -> tuple[T, T | None]:
         tile = columns.tile(j, column_size)
         column_labels = tile.labels.as_columns()
-        first = np.int32(0) if half is None else (j + half) % 2
+        first = 0 if half is None else (j + half) % 2
         stride = 1 if half is None else 2
 
         def row_step(k: Array, carry: tuple[T, T | None]) -> tuple[T, T | None]:

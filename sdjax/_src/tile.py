@@ -105,15 +105,12 @@ class Sweeps(NamedTuple):
 
 
 class Pass(Protocol[T]):
-    """What a sweep does with each tile, and how it adds up what it finds, a pytree T of [N, ...].
+    """What a sweep does with each tile, and how it adds up what it finds: T, a tree of [N, ...]."""
 
-    Attributes:
-      mutual: rows and columns are anchors of each other; else only the rows are anchors.
-      sweeps: how this device goes over its tiles.
-    """
-
-    mutual: bool
-    sweeps: Sweeps
+    @property
+    def sweeps(self) -> Sweeps:
+        """How this device goes over its tiles."""
+        ...
 
     def empty(self, num: int) -> T:
         """The total of `num` rows before any tile."""
@@ -149,8 +146,8 @@ class TilePass:
       method: the loss.
       values: of the labels, [C] each; see `Rows.shares`.
       bounded: see `pair_math.tile_sums`.
-      mutual: see `Pass`.
-      sweeps: likewise.
+      mutual: rows and columns are anchors of each other; else only the rows are anchors.
+      sweeps: how this device goes over its tiles.
       example: rows of the block, whose dtype and varying axes totals have.
     """
 
@@ -164,6 +161,11 @@ class TilePass:
     @property
     def dtype(self) -> jnp.dtype:
         return self.example.size.dtype
+
+    def similarities(self, rows: Rows, columns: Rows) -> Array:
+        """s [T, U] of both sides, `Rows.along`."""
+        chex.assert_equal_shape_suffix([rows.z, columns.z], 1)
+        return _scaled(_product(rows.z, columns.z, (1, 1), self.dtype), rows, columns)
 
     def directions(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
@@ -223,7 +225,7 @@ class Forward(TilePass):
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[RunningSums, RunningSums | None]:
         """The same for both `Rows.along`: sums [T, 1] and [1, U]."""
-        s = similarities(rows, columns, self.dtype)
+        s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
         of_rows, *of_columns = tile_sums(s, directions, self.method.form, self.bounded)
         return of_rows, of_columns[0] if of_columns else None
@@ -251,16 +253,10 @@ class Backward(TilePass):
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[Array, Array]:
         """The same for both `Rows.along`."""
-        s = similarities(rows, columns, self.dtype)
+        s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
         of_s = similarity_gradient(s, directions, self.method.form, self.bounded)
         return gradient_to_rows(of_s, rows, columns)
-
-
-def similarities(rows: Rows, columns: Rows, dtype: jnp.dtype) -> Array:
-    """s [T, U] of a tile, whose sides are `Rows.along`."""
-    chex.assert_equal_shape_suffix([rows.z, columns.z], 1)
-    return _scaled(_product(rows.z, columns.z, (1, 1), dtype), rows, columns)
 
 
 def gradient_to_rows(of_s: Array, rows: Rows, columns: Rows) -> tuple[Array, Array]:

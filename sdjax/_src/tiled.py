@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdjax import labels as labels_lib
-from sdjax._src import collectives, distributed, embeddings
+from sdjax._src import collectives, distributed, embeddings, reverse_mode
 from sdjax._src.dense import dense
 from sdjax._src.distributed import Route
-from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp
+from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp, RunningSums
 from sdjax._src.problem import Examples, Method, Problem, Sums
 from sdjax._src.sweep import XLA
 from sdjax._src.tile import Backward, Forward, Pass, Rows, Sweeps
@@ -53,14 +53,8 @@ def over_tiles(problem: Problem, method: Method, around_ring: bool, sweeps: Swee
         route=Route(axes[0], axes[1:]) if around_ring and axes else Route(None, axes),
         sweeps=sweeps,
     )
-    try:
+    with reverse_mode.clear_error():
         return _compiled(config, problem, method)
-    except TypeError as error:
-        if "forward-mode" not in str(error):
-            raise
-        raise NotImplementedError(
-            "the tiled core has no forward-mode derivative: use implementation='dense' for it."
-        ) from error
 
 
 class Config(NamedTuple):
@@ -116,6 +110,7 @@ def _compiled(config: Config, problem: Problem, method: Method) -> Sums:
             rows(candidates, others, candidates.where, ()),
         )
     z = Embeddings(anchors.z, None if candidates is None else candidates.z, problem.tau)
+    z = jax.tree.map(reverse_mode.reverse_mode_only, z)
     z, (sides, values) = collectives.varying((z, (sides, values)), (z, sides))
     return _sums(config, z, Constants(*sides, method, values))
 
@@ -144,27 +139,33 @@ def _label_values(problem: Problem) -> tuple[tuple[Array, ...], tuple[Array, ...
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(config: Config, z: Embeddings, constants: Constants) -> Sums:
+    return _final(_running_sums(config, z, constants))
+
+
+def _final(sums: RunningSums) -> Sums:
+    return Sums(*(x.value() if isinstance(x, LogSumExp) else x for x in sums))
+
+
+def _running_sums(config: Config, z: Embeddings, constants: Constants) -> RunningSums:
     anchors, candidates = _blocks(config, z, constants)
 
-    def run(bounded: bool) -> Sums:
+    def run(bounded: bool) -> RunningSums:
         step = _pass(Forward, config, constants, bounded, anchors)
         total, _ = _over_all(config, step, anchors, candidates, for_candidates=False)
-        values = (x.value() if isinstance(x, LogSumExp) else x for x in total)
-        return Sums(*values)
+        return total
 
-    bounded = config.bounded
-    if bounded is not None:
-        return run(bounded)
-    norms = [embeddings.longest(x.z, x.scale) for x in (anchors, candidates or anchors)]
-    largest = jnp.stack(norms)
+    if config.bounded is not None:
+        return run(config.bounded)
+    largest = jnp.stack([_longest(rows) for rows in (anchors, candidates or anchors)])
     if config.route.axes:
         largest = lax.pmax(largest, config.route.axes)
     return lax.cond(largest.prod() <= LARGEST_BOUNDED, lambda: run(True), lambda: run(False))
 
 
 def _forward(config: Config, z: Embeddings, constants: Constants) -> tuple[Sums, tuple]:
-    sums: Any = _sums(config, z, constants)
-    return sums, (z, constants, sums.logsumexp, sums.attraction)
+    sums = _running_sums(config, z, constants)
+    attraction = sums.attraction if isinstance(sums.attraction, LogSumExp) else None
+    return _final(sums), (z, constants, sums.logsumexp, attraction)
 
 
 def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings, None]:
@@ -172,12 +173,14 @@ def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings
     known = AnchorGradient(logsumexp, attraction, cotangent.logsumexp, cotangent.attraction)
     anchors, candidates = _blocks(config, z, constants)
     anchors = anchors._replace(gradient=known)
-    # Where it is not known whether similarities are bounded, differences to logsumexp are.
+    # Where it is not known whether similarities are bounded, their softmax is.
     step = _pass(Backward, config, constants, bool(config.bounded), anchors)
     of_anchors, of_candidates = _over_all(config, step, anchors, candidates, for_candidates=True)
 
     def finish(rows: Rows, of_z: Array) -> tuple[Array, Array]:
-        return embeddings.gradient_to_z(rows.z, rows.scale, of_z, config.normalize, z.temperature)
+        assert rows.scale is not None
+        normalize, temperature = config.normalize, z.temperature
+        return embeddings.gradient_to_z(rows.z, rows.scale, of_z, normalize, temperature)
 
     of_anchors, of_temperature = finish(anchors, of_anchors)
     if candidates is not None and of_candidates is not None:
@@ -212,6 +215,11 @@ def _blocks(config: Config, z: Embeddings, constants: Constants) -> tuple[Rows, 
     if constants.candidates is None or z.candidates is None:
         return anchors, None
     return anchors, block(constants.candidates, z.candidates, z.temperature)
+
+
+def _longest(rows: Rows) -> Array:
+    assert rows.scale is not None
+    return embeddings.longest(rows.z, rows.scale)
 
 
 def _pass(

@@ -52,5 +52,5 @@ def put(x: Array, first: Array, new: Array) -> Array:
 
 def loop(count: int | Array, step: Callable[[Array, T], T], carry: T) -> T:
     """Takes `step(k, carry)` for k = 0, 1, ... count − 1."""
-    count = count if isinstance(count, jax.Array) else np.int32(count)
-    return lax.fori_loop(np.int32(0), count, step, carry)
+    number = count if isinstance(count, jax.Array) else np.int32(count)
+    return lax.fori_loop(np.int32(0), number, step, carry)

@@ -210,6 +210,7 @@ def check_threshold(threshold: ArrayLike) -> None:
 
 def class_labels(name: str, class_ids: ArrayLike, z_name: str, z: ArrayLike | None) -> LabelIndices:
     """Class numbers [B] as label sets of one label, or of none for -1."""
+    _check_not_sharded(name, class_ids)
     if z is None:
         raise ValueError(f"{name} need {z_name}, got none.")
     dtype, shape = jnp.result_type(class_ids), np.shape(class_ids)

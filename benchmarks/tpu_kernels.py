@@ -145,7 +145,7 @@ def in_kernels(argv: list[str], topology: str, classes: int) -> dict[str, int]:
             [sys.executable, argv[0], *arguments],
             env={**os.environ, "LIBTPU_INIT_ARGS": options},
             check=True,
-            capture_output=True,
+            stdout=subprocess.PIPE,
             text=True,
         )
     return json.loads(found.stdout.splitlines()[-1])

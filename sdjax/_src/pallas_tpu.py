@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
@@ -22,12 +23,13 @@ from sdjax._src import collectives, embeddings, label_overlap
 from sdjax._src.label_overlap import Classes
 from sdjax._src.pair_math import RunningSums
 from sdjax._src.problem import Examples, Method, Problem, Sums
-from sdjax._src.tile import Backward, Forward, Rows, Sweeps
+from sdjax._src.tile import Forward, Rows, Sweeps
 from sdjax._src.tiled import over_tiles
 from sdjax.labels import LabelIndices, Labels
 
 Array = jax.Array
 Ref = Any
+Step = Any  # tile.Forward or tile.Backward
 
 LANES, SUBLANES = 128, 8
 # Rows of a tile, at most; a multiple of LANES.
@@ -64,7 +66,7 @@ def pallas(problem: Problem, method: Method) -> Sums:
 
 def _check_32_bits(name: str, prefix: str, side: Examples) -> None:
     arrays = {name: side.z, f"{prefix}ids": side.ids}
-    if isinstance(side.labels, LabelIndices) and side.labels.indices.shape[1] == 1:
+    if isinstance(side.labels, LabelIndices) and np.shape(side.labels.indices)[1] == 1:
         arrays[f"{prefix}labels"] = jnp.asarray(side.labels.indices)
     for name, x in arrays.items():
         if x is not None and x.dtype.itemsize > 4:
@@ -84,14 +86,14 @@ def prepare(*sides: Labels) -> tuple[Any, ...]:
     return tuple(MultiHot(labels_lib.multi_hot(side, jnp.dtype(jnp.int8))) for side in sides)
 
 
-def sweep_self(step: Forward | Backward, rows: Rows, total: Any) -> Any:
+def sweep_self(step: Step, rows: Rows, total: Any) -> Any:
     """See `sweep.sweep_self`."""
     of_rows, of_columns = _run(step, rows, rows, "self", None, for_columns=True)
     return step.add(total, step.add(of_rows, of_columns))
 
 
 def sweep(
-    step: Forward | Backward,
+    step: Step,
     rows: Rows,
     columns: Rows,
     totals: tuple[Any, Any],
@@ -110,7 +112,7 @@ SWEEPS = Sweeps(prepare, sweep_self, sweep)
 
 
 def _run(
-    step: Forward | Backward,
+    step: Step,
     rows: Rows,
     columns: Rows,
     order: "Order",
@@ -119,10 +121,12 @@ def _run(
 ) -> tuple[Any, Any]:
     """What a kernel finds for the rows and the columns."""
     plan = _plan(step, rows, columns, order)
-    sides = _side(rows, plan, 0, step), _side(columns, plan, 1, step)
+    row_side, row_vectors = _side(rows, plan, 0)
+    column_side, column_vectors = _side(columns, plan, 1)
     values = [_padded(x, (plan.num_labels,)) for x in step.values]
     operands = _Operands(
-        *(side for side, _ in sides),
+        row_side,
+        column_side,
         jnp.stack(values) if values else None,
         tuple(jnp.reshape(x, (1,)) for x in step.method.weight.captured),
     )
@@ -130,7 +134,8 @@ def _run(
     half, operands = collectives.varying((jnp.reshape(half, (1,)), operands), (rows, columns))
     # Only its dtype is looked at; arrays of its own a kernel may not have.
     example = Rows(*[None] * 3, jnp.zeros(0, jnp.float32), *[None] * 5)  # pyright: ignore
-    context = _Context(plan, dataclasses.replace(step, example=example), *(x for _, x in sides))
+    step = dataclasses.replace(step, example=example)
+    context = _Context(plan, step, row_vectors, column_vectors)
     run = _run_forward if isinstance(step, Forward) else _run_backward
     with jax.enable_x64(False):
         return run(context, half, operands, for_columns, (rows, columns))
@@ -178,7 +183,7 @@ class _Plan(NamedTuple):
         return jnp.minimum(j, count - 1), j < count
 
 
-def _plan(step: Forward | Backward, rows: Rows, columns: Rows, order: Order) -> _Plan:
+def _plan(step: Step, rows: Rows, columns: Rows, order: Order) -> _Plan:
     depth = _multiple(rows.z.shape[1], LANES)
     num_labels, labels = 0, rows.labels
     if step.values:
@@ -243,11 +248,13 @@ class _Vectors(NamedTuple):
         return vectors._replace(z=side.z[...], labels=labels)
 
 
-def _side(rows: Rows, plan: _Plan, axis: int, step: Forward | Backward) -> tuple[_Side, _Vectors]:
+def _side(rows: Rows, plan: _Plan, axis: int) -> tuple[_Side, _Vectors]:
     num = plan.sizes[axis] * plan.counts[axis]
     z = rows.z.astype(jnp.float32) if rows.z.dtype == jnp.float16 else rows.z
+    assert rows.scale is not None
     z, scale = embeddings.folded(z, rows.scale)
-    labels, classes = rows.labels, None
+    labels: Any = rows.labels
+    classes = None
     if isinstance(labels, MultiHot):
         labels = labels.rows
     elif plan.num_labels:
@@ -329,12 +336,13 @@ class _Context(NamedTuple):
     rows: _Vectors
     columns: _Vectors
 
-    def place(self, half: Ref) -> tuple[Array, Array, Array, Any]:
+    def place(self, half: Ref) -> tuple[Any, Any, Any, Any]:
         """The row tile, the step, the column tile, and whether the two meet."""
         i, k = pl.program_id(0), pl.program_id(1)
-        return i, k, *self.plan.column(i, k, half)
+        j, meet = self.plan.column(i, k, half)
+        return i, k, j, meet
 
-    def of_tile(self, operands: _Operands, row_vectors: Ref) -> tuple[Any, Any, Rows, Rows]:
+    def of_tile(self, operands: _Operands, row_vectors: Ref) -> tuple[Any, Any]:
         """What the pass finds in a tile."""
         weight, values = self.step.method.weight, operands.values
         weight = dataclasses.replace(weight, captured=tuple(x[0] for x in operands.numbers))
@@ -375,17 +383,12 @@ def _in_specs(plan: _Plan, operands: _Operands) -> _Operands:
     return _Operands(side(operands.rows, 0), side(operands.columns, 1), values, numbers)
 
 
-class _Output(NamedTuple):
-    shape: tuple[int, ...]
-    spec: pl.BlockSpec
-
-
 def _call(
     context: _Context,
     kernel: Any,
     half: Array,
     operands: _Operands,
-    outputs: list[_Output],
+    outputs: list[tuple[tuple[int, ...], pl.BlockSpec]],
     scratch: list[Any],
     initial: Array | None = None,
 ) -> list[Array]:
@@ -396,7 +399,7 @@ def _call(
       kernel: what a grid step does, with references to everything else.
       half: int32 [1].
       operands: arrays.
-      outputs: of the kernel.
+      outputs: their shapes, and which part of each a grid step writes.
       scratch: memory of the kernel, after that for the vectors of a row tile [T, P].
       initial: what the last output holds at first, in the same memory.
     """
@@ -406,7 +409,8 @@ def _call(
     call = pl.pallas_call(
         functools.partial(kernel, context),
         out_shape=[
-            jax.ShapeDtypeStruct(x.shape, jnp.float32, manual_axis_type=varying) for x in outputs
+            jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=varying)
+            for shape, _ in outputs
         ],
         grid_spec=pltpu.PrefetchScalarGridSpec(
             num_scalar_prefetch=1,
@@ -415,7 +419,7 @@ def _call(
                 _in_specs(plan, operands),
                 *[pl.BlockSpec(memory_space=pl.ANY) for _ in more],
             ],
-            out_specs=[x.spec for x in outputs],
+            out_specs=[spec for _, spec in outputs],
             scratch_shapes=[
                 pltpu.VMEM((plan.sizes[0], len(operands.rows.vectors)), jnp.int32),
                 *scratch,
@@ -439,16 +443,12 @@ def _run_forward(
     (num_rows, num_columns), sizes = context.plan.counts, context.plan.sizes
     form = context.step.method.form
     numbers, tree = jax.tree.flatten(RunningSums.empty((), form, jnp.float32))
-    outputs = [
-        _Output(
-            (num_rows, SUBLANES, sizes[0]),
-            pl.BlockSpec((None, SUBLANES, sizes[0]), lambda i, *_: (i, 0, 0)),
-        )
-    ]
+    spec = pl.BlockSpec((None, SUBLANES, sizes[0]), lambda i, *_: (i, 0, 0))
+    outputs = [((num_rows, SUBLANES, sizes[0]), spec)]
     if for_columns:
         # All of them at once: each row tile adds to all column tiles.
         shape = num_columns, SUBLANES, sizes[1]
-        outputs.append(_Output(shape, pl.BlockSpec(shape, lambda *_: (0, 0, 0))))
+        outputs.append((shape, pl.BlockSpec(shape, lambda *_: (0, 0, 0))))
     state = pltpu.VMEM((len(numbers), sizes[0], 1), jnp.float32)
     found = _call(context, _forward_kernel, half, operands, outputs, [state])
 
@@ -523,11 +523,10 @@ def _run_backward(
     plan = context.plan
     (num_rows, num_columns), sizes, depth = plan.counts, plan.sizes, plan.depth
     zeros = jnp.zeros((num_columns, sizes[1], depth), jnp.float32)
+    spec = pl.BlockSpec((sizes[0], depth), lambda i, *_: (i, 0))
     outputs = [
-        _Output(
-            (num_rows * sizes[0], depth), pl.BlockSpec((sizes[0], depth), lambda i, *_: (i, 0))
-        ),
-        _Output(zeros.shape, pl.BlockSpec(memory_space=pl.ANY)),
+        ((num_rows * sizes[0], depth), spec),
+        (zeros.shape, pl.BlockSpec(memory_space=pl.ANY)),
     ]
     scratch = [
         pltpu.VMEM((2, sizes[1], depth), jnp.float32),

@@ -250,9 +250,10 @@ class _Vectors(NamedTuple):
 
 def _side(rows: Rows, plan: _Plan, axis: int) -> tuple[_Side, _Vectors]:
     num = plan.sizes[axis] * plan.counts[axis]
-    z = rows.z.astype(jnp.float32) if rows.z.dtype == jnp.float16 else rows.z
     assert rows.scale is not None
-    z, scale = embeddings.folded(z, rows.scale)
+    z, scale = embeddings.folded(rows.z, rows.scale)
+    # TPUs do not multiply float16.
+    z = z.astype(jnp.float32) if z.dtype == jnp.float16 else z
     labels: Any = rows.labels
     classes = None
     if isinstance(labels, MultiHot):

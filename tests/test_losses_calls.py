@@ -105,10 +105,10 @@ def test_mistyped_option(name, module):
 def test_weights_have_the_names_of_the_losses():
     assert set(sdjax.relations.WEIGHTS) == set(sdjax.LOSSES) - {"mulsupcon", "supcon"}
     z, matrix = side(0, ROWS)
-    for name, (_, normalizer) in reference.LOSSES.items():
+    for name, (weight, normalizer) in reference.LOSSES.items():
         value = sdjax.contrastive_loss(z, matrix, weight=name, normalizer=normalizer)
         result = reference.contrastive(
-            z, reference.label_sets(matrix), weight=name, normalizer=normalizer
+            z, reference.label_sets(matrix), weight=weight, normalizer=normalizer
         )
         cases.assert_close(value, result.mean, 1e-10, name)
     # By default the normalizer is that of most: mulsupcon's weight does not change it.

@@ -22,15 +22,18 @@ LOSS_TESTS = ("test_relations", "test_losses_")
 # Compiled as users compile; the others take the quick path through the compiler.
 OPTIMIZATION = "jax_disable_most_optimizations"
 OPTIMIZED_TESTS = ("test_losses_transforms",)
+# Nothing is set for these: jax is as users have it.
+TESTS_OF_DEFAULTS = ("test_losses_float32",)
 
 
 @pytest.fixture(autouse=True)
 def strict_numerics(request):
     """Runs the loss tests in 64 bits, with implicit rank and dtype promotion forbidden."""
-    if not request.path.name.startswith(LOSS_TESTS):
+    name = request.path.name
+    if not name.startswith(LOSS_TESTS) or name.startswith(TESTS_OF_DEFAULTS):
         yield
         return
-    quick = not request.path.name.startswith(OPTIMIZED_TESTS)
+    quick = not name.startswith(OPTIMIZED_TESTS)
     before = jax.config.read(OPTIMIZATION)
     jax.config.update(OPTIMIZATION, quick)
     with (

@@ -229,9 +229,16 @@ def contrastive(
     normalize: bool = True,
     where: Sequence[bool] | None = None,
     candidate_where: Sequence[bool] | None = None,
+    positive_where: np.ndarray | None = None,
+    ids: Sequence[int] | None = None,
+    candidate_ids: Sequence[int] | None = None,
     form: str = "out",
 ) -> Result:
-    """Evaluates one loss; `weight` is a name of `WEIGHTS`, "mulsupcon", or f(anchor, candidate)."""
+    """Evaluates one loss; `weight` is a name of `WEIGHTS`, "mulsupcon", or f(anchor, candidate).
+
+    A candidate with the id of its anchor is left out, unless that is negative. A pair outside
+    `positive_where` [B, R] is a candidate, which counts for mulsupcon's m_l, but no positive.
+    """
     z = np.asarray(z, np.float64)
     explicit = candidates is not None
     other = np.asarray(candidates, np.float64) if explicit else z
@@ -241,17 +248,24 @@ def contrastive(
     if candidate_where is not None:
         admitted = [a and bool(v) for a, v in zip(admitted, candidate_where, strict=True)]
 
+    other_ids = candidate_ids if explicit else ids
+
+    def is_copy(i: int, j: int) -> bool:
+        return ids is not None and int(ids[i]) >= 0 and int(ids[i]) == int(other_ids[j])
+
     rows, positives = np.zeros(len(z)), np.zeros(len(z), int)
     pull, similarities = np.zeros((len(z), len(other))), np.zeros((len(z), len(other)))
     for i in range(len(z)):
         if not anchors_valid[i]:
             continue
         pool = [j for j in range(len(other)) if admitted[j] and (explicit or j != i)]
+        pool = [j for j in pool if not is_copy(i, j)]
         if weight == "mulsupcon":
             pair_weight = _mulsupcon_weight(labels[i], [other_labels[j] for j in pool])
         else:
             pair_weight = WEIGHTS[weight] if isinstance(weight, str) else weight
-        weights = {j: pair_weight(labels[i], other_labels[j]) for j in pool}
+        allowed = [j for j in pool if positive_where is None or positive_where[i][j]]
+        weights = {j: pair_weight(labels[i], other_labels[j]) for j in allowed}
         weights = {j: w for j, w in weights.items() if w > 0}  # NaN is not > 0
         positives[i] = len(weights)
         if not weights:

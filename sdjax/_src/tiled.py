@@ -139,43 +139,47 @@ def _label_values(problem: Problem) -> tuple[tuple[Array, ...], tuple[Array, ...
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _sums(config: Config, z: Embeddings, constants: Constants) -> Sums:
-    return _final(_running_sums(config, z, constants))
+    return _forward(config, z, constants)[0]
 
 
-def _final(sums: RunningSums) -> Sums:
-    return Sums(*(x.value() if isinstance(x, LogSumExp) else x for x in sums))
-
-
-def _running_sums(config: Config, z: Embeddings, constants: Constants) -> RunningSums:
+def _forward(config: Config, z: Embeddings, constants: Constants) -> tuple[Sums, tuple]:
     anchors, candidates = _blocks(config, z, constants)
+    bounded = config.bounded
+    if bounded is None:
+        largest = jnp.stack([_longest(rows) for rows in (anchors, candidates or anchors)])
+        if config.route.axes:
+            largest = lax.pmax(largest, config.route.axes)
+        bounded = largest.prod() <= LARGEST_BOUNDED
 
     def run(bounded: bool) -> RunningSums:
         step = _pass(Forward, config, constants, bounded, anchors)
         total, _ = _over_all(config, step, anchors, candidates, for_candidates=False)
         return total
 
-    if config.bounded is not None:
-        return run(config.bounded)
-    largest = jnp.stack([_longest(rows) for rows in (anchors, candidates or anchors)])
-    if config.route.axes:
-        largest = lax.pmax(largest, config.route.axes)
-    return lax.cond(largest.prod() <= LARGEST_BOUNDED, lambda: run(True), lambda: run(False))
-
-
-def _forward(config: Config, z: Embeddings, constants: Constants) -> tuple[Sums, tuple]:
-    sums = _running_sums(config, z, constants)
+    sums = _either(bounded, run)
     attraction = sums.attraction if isinstance(sums.attraction, LogSumExp) else None
-    return _final(sums), (z, constants, sums.logsumexp, attraction)
+    final = Sums(*(x.value() if isinstance(x, LogSumExp) else x for x in sums))
+    return final, (z, constants, bounded, sums.logsumexp, attraction)
+
+
+def _either(bounded: Array | bool, run: Callable[[bool], T]) -> T:
+    """`run(bounded)`; where that is not known when it is traced, one program or the other."""
+    if isinstance(bounded, bool):
+        return run(bounded)
+    return lax.cond(bounded, lambda: run(True), lambda: run(False))
 
 
 def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings, None]:
-    z, constants, logsumexp, attraction = saved
+    z, constants, bounded, logsumexp, attraction = saved
     known = AnchorGradient(logsumexp, attraction, cotangent.logsumexp, cotangent.attraction)
     anchors, candidates = _blocks(config, z, constants)
     anchors = anchors._replace(gradient=known)
-    # Where it is not known whether similarities are bounded, their softmax is.
-    step = _pass(Backward, config, constants, bool(config.bounded), anchors)
-    of_anchors, of_candidates = _over_all(config, step, anchors, candidates, for_candidates=True)
+
+    def run(bounded: bool) -> tuple[Array, Array | None]:
+        step = _pass(Backward, config, constants, bounded, anchors)
+        return _over_all(config, step, anchors, candidates, for_candidates=True)
+
+    of_anchors, of_candidates = _either(bounded if config.bounded is None else config.bounded, run)
 
     def finish(rows: Rows, of_z: Array) -> tuple[Array, Array]:
         assert rows.scale is not None

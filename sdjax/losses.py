@@ -178,10 +178,9 @@ def sd_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.sd_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.sd_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -236,10 +235,9 @@ def mulsupcon_loss(
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
       normalizer: "batch_labels" divides by Σ_i|S_i| as above; "labels" divides each anchor by
         |S_i|, then takes the mean over the anchors that have a positive.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.mulsupcon_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.mulsupcon_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -279,10 +277,9 @@ def any_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.any_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.any_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -319,10 +316,9 @@ def all_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.all_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.all_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -363,10 +359,9 @@ def jaccard_loss(
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
       threshold: least Jaccard overlap of a positive, scalar in (0, 1].
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.jaccard_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.jaccard_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -412,10 +407,9 @@ def soft_jaccard_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.soft_jaccard_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.soft_jaccard_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -455,10 +449,9 @@ def similarity_only_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.similarity_only_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.similarity_only_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -495,10 +488,9 @@ def dissimilarity_only_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.dissimilarity_only_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.dissimilarity_only_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -535,10 +527,9 @@ def symmetric_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.symmetric_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.symmetric_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -575,10 +566,9 @@ def supcon_loss(
       class_ids: int [B], at least 0; -1 marks a row without a class, which has no positives.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_class_ids: their classes, int [R].
-      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
-        sharded over devices use `sdjax.sharded.supcon_loss` instead.
-      temperature, normalize, where, candidate_where, positive_where, ids, candidate_ids, form,
-        reduction, axis_name, candidates_sharded: see `contrastive_loss`.
+      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+        that is sharded over devices use `sdjax.sharded.supcon_loss` instead.
+      All other options: see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.

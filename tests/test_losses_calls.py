@@ -547,7 +547,8 @@ def test_positive_where_and_ids(mode):
                 given = [a for pair in zip(arrays, targets) for a in pair]
                 return sdjax.LOSSES[name](*given, form=form, reduction=reduction, **options)
 
-            out[name] = cases.value_and_gradients(call, arrays, cotangent)
+            reduction = cases.REDUCTIONS[form == "in"]
+            out[name] = cases.value_and_gradients(call, arrays, cotangent, [reduction])
         return out
 
     for kind in KINDS:
@@ -585,7 +586,8 @@ def test_ids_across_tiles(mode, name, monkeypatch):
                 *given, form=form, reduction=reduction, implementation="tiled", **options
             )
 
-        return cases.value_and_gradients(call, arrays, cotangent)
+        reduction = cases.REDUCTIONS[form == "in"]
+        return cases.value_and_gradients(call, arrays, cotangent, [reduction])
 
     for kind in ("ids", "none", "all_copies"):
         arrays = tuple(cases.embeddings(rng, rows) for rows in sizes)

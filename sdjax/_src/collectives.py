@@ -68,7 +68,7 @@ def are_tracked(axes: Axes) -> bool:
 def varying(tree: Tree, *like: Any) -> Tree:
     """`tree`, typed as different on each device wherever one of the leaves of `like` is.
 
-    shard_map keeps account of this, and a loop must leave it as it was.
+    shard_map tracks this in the types, and the carry of a loop must keep its type.
     """
     axes = varying_axes(like)
 

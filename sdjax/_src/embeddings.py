@@ -87,7 +87,7 @@ def gradient_to_z(
         z_tile = tiling.rows(z, start, size)
         of_tile = tiling.rows(of_z, start, size)
         _, scale_tile = folded(z_tile, tiling.rows(scale, start, size))
-        # Rows of the tile before are done.
+        # Rows that the previous tile has, too, are done.
         cotangent = jnp.where(new[:, None], of_tile, 0)
         if scale_tile is not None:
             cotangent = cotangent / jnp.where(scale_tile > 0, scale_tile, 1)[:, None]

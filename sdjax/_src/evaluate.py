@@ -107,7 +107,7 @@ def loss_of_anchors(sums: Sums, problem: Problem, method: Method) -> tuple[Array
         "batch_labels": size,
     }
     divisor = divisors[method.normalizer]
-    # A weight of one's own may make positives of an empty label set.
+    # A user's weight may make positives of an empty label set.
     has_loss = where & (sums.positives > 0) & (divisor > 0)
     divisor = jnp.where(has_loss, divisor, 1)
     if method.form == "out":

@@ -153,7 +153,7 @@ class Lists:
             return jnp.asarray(total).astype(jnp.int32).astype(dtype)[:, : columns.num_columns]
 
         nothing = collectives.varying(jnp.zeros((num, columns.num_columns), dtype), planes)
-        # A branch of its own is computed once, not again wherever it is used.
+        # As a branch it is computed once; otherwise XLA may compute it anew for each use.
         return lax.cond(longest > 0, unpacked, lambda: nothing)
 
     def weighted(self, columns: Table, values: Array) -> Array:
@@ -196,7 +196,7 @@ class BitsOrLists:
             fits = self.fits.all() & fit.all()
             return lax.cond(fits, lambda: self.lists.shared(table, dtype), bits)
 
-        # Where bits are multiplied, lists have nothing to save.
+        # Where bits are multiplied, lists save nothing.
         return lax.platform_dependent(tpu=bits, default=lists_if_they_fit)
 
     def weighted(self, columns: tuple[Array, Table, Array], values: Array) -> Array:
@@ -274,7 +274,7 @@ def _bits_or_lists(labels: Array) -> BitsOrLists:
         fits = lax.population_count(words).sum(dtype=jnp.uint32) <= length
         return words[0], _list(words, length, num_classes)[0], fits
 
-    # A few rows at a time: on the way, a label takes far more than a bit.
+    # A few rows at a time: intermediate arrays take far more than a bit for each label.
     words, lists, fits = lax.map(of_row, labels, batch_size=CONVERTED_ROWS)
     return BitsOrLists(Bits(words), Lists(lists, num_classes), fits)
 

@@ -1,8 +1,9 @@
 """The weight of a pair as jit takes it: a program that is compared by content, and its arrays.
 
-A user's weight may be a new lambda at each call, may hold state, and may close over traced
-arrays. So it is traced at each call, for one pair; the arrays that it captured become arguments;
-and the program that is left finds what was compiled for an equal one before.
+A user's weight may be a new lambda at each call, may hold state, and may close over traced arrays.
+So it is traced at each call, for one pair. The arrays that it captured become arguments of the
+compiled program, and what is left is compared by its operations, so that an equal weight reuses
+the compiled program of an earlier one.
 """
 
 import dataclasses
@@ -39,12 +40,12 @@ class PairWeight:
 
 
 def as_pair_weight(weight: Weight, dtype: jnp.dtype, like: Any = ()) -> PairWeight:
-    """`weight`, a function of the overlap of one pair, traced.
+    """Traces a user's weight, a function of the overlap of one pair.
 
     Args:
-      weight: the user's.
-      dtype: of the numbers that it is given.
-      like: arrays that vary across devices as the overlaps will.
+      weight: the function.
+      dtype: of the three numbers that it takes.
+      like: arrays that vary across devices in the same way as the overlaps.
 
     Raises:
       ValueError: if it does not return a scalar.
@@ -75,7 +76,7 @@ def as_pair_weight(weight: Weight, dtype: jnp.dtype, like: Any = ()) -> PairWeig
 
 
 class Program:
-    """The traced weight of one pair, as a function of arrays; equal to another of equal content."""
+    """A traced weight. Two of them are equal if they do the same operations."""
 
     def __init__(self, jaxpr: core.Jaxpr):
         self.jaxpr = jaxpr
@@ -99,7 +100,7 @@ class Program:
 
 
 class _Identity:
-    """What has no content to compare: equal to itself alone, and kept from being collected."""
+    """A value that is equal to itself alone; held, so that its identity is not used again."""
 
     def __init__(self, value: Any):
         self.value = value

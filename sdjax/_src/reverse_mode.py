@@ -1,4 +1,4 @@
-"""What can be differentiated in reverse mode alone says so, whichever way JAX would fail."""
+"""A clear error where the tiled core is differentiated in forward mode."""
 
 import contextlib
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ def _jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Arr
 
 @contextlib.contextmanager
 def clear_error() -> Iterator[None]:
-    """Replaces JAX's own error, which comes first where tangents are batched."""
+    """Replaces JAX's error, which comes first where tangents are batched."""
     try:
         yield
     except TypeError as error:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def sweep_self(step: Pass[T], rows: Rows, total: T) -> T:
-    """Adds to `total` what the rows find among themselves; each unordered pair is visited once."""
+    """Adds to `total` the results of the rows among themselves, each unordered pair once."""
     num = len(rows.z)
     count, size = tiling.tiling(num)
 
@@ -41,7 +41,7 @@ def sweep(
     totals: tuple[T, T | None],
     half: Array | None = None,
 ) -> tuple[T, T | None]:
-    """Adds to `totals` what all rows find among all columns, and the columns among the rows.
+    """Adds to `totals` the results of all rows over all columns, and of the columns over the rows.
 
     Args:
       step: of the forward or the backward pass.

@@ -4,6 +4,9 @@ Each member of the family hands all of its arguments (`**locals()`) on to `contr
 its weight and normalizer.
 """
 
+# help() then shows `ArrayLike` and not all that it stands for.
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import get_args
 

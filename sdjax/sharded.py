@@ -82,9 +82,11 @@ def _with_mesh(signature: inspect.Signature) -> inspect.Signature:
         if parameter.name != "axis_name":
             parameters.append(parameter)
             continue
-        parameters.append(parameter.replace(default=parameter.empty, annotation=AxisName))
+        parameters.append(parameter.replace(default=parameter.empty, annotation="AxisName"))
         keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(inspect.Parameter("mesh", keyword, default=None, annotation=Mesh | None))
+        parameters.append(
+            inspect.Parameter("mesh", keyword, default=None, annotation="Mesh | None")
+        )
     return signature.replace(parameters=parameters)
 
 

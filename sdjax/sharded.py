@@ -83,10 +83,7 @@ def _with_mesh(signature: inspect.Signature) -> inspect.Signature:
             parameters.append(parameter)
             continue
         parameters.append(parameter.replace(default=parameter.empty, annotation="AxisName"))
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        parameters.append(
-            inspect.Parameter("mesh", keyword, default=None, annotation="Mesh | None")
-        )
+        parameters.append(parameter.replace(name="mesh", default=None, annotation="Mesh | None"))
     return signature.replace(parameters=parameters)
 
 

@@ -72,20 +72,25 @@ def as_pair_weight(weight: Weight, dtype: jnp.dtype, like: Any = ()) -> PairWeig
     one = collectives.varying(jnp.ones((), dtype), like)
     traced = jax.make_jaxpr(of_pair)(one, one, one)
     captured = tuple(jax.lax.stop_gradient(jnp.asarray(x)) for x in traced.consts)
-    return PairWeight(Program(traced.jaxpr), captured)
+
+    def with_captured(captured: tuple[Array, ...], *pair: Array) -> list[Array]:
+        return eval_jaxpr(traced.jaxpr, captured, *pair)
+
+    # Once more, with what it captured as arguments: a program must not hold traced arrays.
+    return PairWeight(Program(jax.make_jaxpr(with_captured)(captured, one, one, one)), captured)
 
 
 class Program:
     """A traced weight. Two of them are equal if they do the same operations."""
 
-    def __init__(self, jaxpr: core.Jaxpr):
-        self.jaxpr = jaxpr
-        self._content = _content(jaxpr)
+    def __init__(self, closed: core.ClosedJaxpr):
+        self.closed = closed
+        self._content = _hashable(closed)
         self._hash = hash(self._content)
 
     def __call__(self, o: Overlap, *captured: Array) -> Array:
         def of_pair(*pair: Array) -> Array:
-            return eval_jaxpr(self.jaxpr, captured, *pair)[0]
+            return eval_jaxpr(self.closed.jaxpr, self.closed.consts, *captured, *pair)[0]
 
         shape = jnp.broadcast_shapes(*(x.shape for x in o))
         for _ in shape:

@@ -183,7 +183,9 @@ def _direction_sums(s: Array, e: Array | None, direction: Direction, form: Form)
         else:
             log_weight = jnp.log(jnp.where(positive, weight, 1))
             attraction = LogSumExp.over(s + log_weight, positive, axis)
-    return RunningSums(logsumexp, attraction, total(weight), total((weight > 0).astype(s.dtype)))
+    # 1 for a positive: without a comparison, whose result XLA for CPU would hold for the tile.
+    is_positive = jnp.minimum(jnp.ceil(weight), 1)
+    return RunningSums(logsumexp, attraction, total(weight), total(is_positive))
 
 
 def similarity_gradient(

@@ -21,7 +21,7 @@ import pytest
 import sdjax
 from sdjax._src import tiling
 
-SEEDS, SECONDS = 10, float(os.environ.get("LOSS_FUZZ_SECONDS", "12"))
+SEEDS, SECONDS = 10, float(os.environ.get("LOSS_FUZZ_SECONDS", "8"))
 BATCHES, ORDINARY, MOST_ROWS = 5, 3, 90
 IMPLEMENTATIONS = ("dense", "tiled", "dense", "tiled", "auto")
 

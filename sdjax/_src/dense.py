@@ -10,7 +10,7 @@ from sdjax import relations
 from sdjax._src import collectives
 from sdjax._src.embeddings import normalized
 from sdjax._src.pair_math import pair_weights
-from sdjax._src.problem import Examples, Method, Problem, Sums
+from sdjax._src.problem import Inputs, Method, Problem, Sums
 
 Array = jax.Array
 
@@ -40,7 +40,7 @@ def dense(problem: Problem, method: Method) -> Sums:
     return Sums(_logsumexp(s, where), attraction, weight.sum(axis=1), count)
 
 
-def _embedded(examples: Examples, problem: Problem) -> Examples:
+def _embedded(examples: Inputs, problem: Problem) -> Inputs:
     z = examples.z.astype(problem.dtype)
     z = normalized(z) if problem.normalize else z
     # Not after the product: compiled, large similarities may be divided once to find the largest
@@ -48,7 +48,7 @@ def _embedded(examples: Examples, problem: Problem) -> Examples:
     return examples._replace(z=z / jnp.sqrt(problem.tau))
 
 
-def _candidates_of(anchors: Examples, candidates: Examples, problem: Problem) -> Array:
+def _candidates_of(anchors: Inputs, candidates: Inputs, problem: Problem) -> Array:
     """Which candidates each anchor has, bool [A, R]."""
     where = anchors.where[:, None] & candidates.where[None, :]
     if problem.candidates is None:
@@ -61,7 +61,7 @@ def _candidates_of(anchors: Examples, candidates: Examples, problem: Problem) ->
     return where
 
 
-def _weights(problem: Problem, candidates: Examples, method: Method, where: Array) -> Array:
+def _weights(problem: Problem, candidates: Inputs, method: Method, where: Array) -> Array:
     """Weights [A, R], above 0 for positives."""
     anchors, dtype = problem.anchors, problem.dtype
     o = relations.unchecked_overlap(anchors.labels, candidates.labels, dtype)

@@ -77,10 +77,11 @@ def as_pair_weight(weight: Weight, dtype: jnp.dtype, like: Any = ()) -> PairWeig
         return eval_jaxpr(traced.jaxpr, captured, *pair)
 
     # Once more, with what it captured as arguments: a program must not hold traced arrays.
-    return PairWeight(Program(jax.make_jaxpr(with_captured)(captured, one, one, one)), captured)
+    program = jax.make_jaxpr(with_captured)(captured, one, one, one)
+    return PairWeight(TracedWeight(program), captured)
 
 
-class Program:
+class TracedWeight:
     """A traced weight. Two of them are equal if they do the same operations."""
 
     def __init__(self, closed: core.ClosedJaxpr):
@@ -98,7 +99,7 @@ class Program:
         return of_pair(*(jnp.broadcast_to(x, shape) for x in o))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Program) and self._content == other._content
+        return isinstance(other, TracedWeight) and self._content == other._content
 
     def __hash__(self) -> int:
         return self._hash

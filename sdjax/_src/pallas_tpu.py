@@ -22,7 +22,7 @@ from sdjax import labels as labels_lib
 from sdjax._src import collectives, embeddings, label_overlap
 from sdjax._src.label_overlap import Classes
 from sdjax._src.pair_math import RunningSums
-from sdjax._src.problem import Examples, Method, Problem, Sums
+from sdjax._src.problem import Inputs, Method, Problem, Sums
 from sdjax._src.tile import Forward, Rows, Sweeps
 from sdjax._src.tiled import over_tiles
 from sdjax.labels import LabelIndices, Labels
@@ -64,7 +64,7 @@ def pallas(problem: Problem, method: Method) -> Sums:
     return over_tiles(problem, method, around_ring=False, sweeps=SWEEPS)
 
 
-def _check_32_bits(name: str, prefix: str, side: Examples) -> None:
+def _check_32_bits(name: str, prefix: str, side: Inputs) -> None:
     arrays = {name: side.z, f"{prefix}ids": side.ids}
     if isinstance(side.labels, LabelIndices) and np.shape(side.labels.indices)[1] == 1:
         arrays[f"{prefix}labels"] = jnp.asarray(side.labels.indices)

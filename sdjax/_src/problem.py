@@ -17,7 +17,7 @@ Array = jax.Array
 Normalizer = Literal["positives", "weights", "labels", "batch_labels"]
 
 
-class Examples(NamedTuple):
+class Inputs(NamedTuple):
     """N anchors or candidates on this device, checked.
 
     Attributes:
@@ -51,8 +51,8 @@ class Problem:
       candidate_axes: mesh axes along which the candidates are.
     """
 
-    anchors: Examples
-    candidates: Examples | None
+    anchors: Inputs
+    candidates: Inputs | None
     candidate_where: Array | None
     positive_where: Array | None
     temperature: ArrayLike
@@ -61,7 +61,7 @@ class Problem:
     candidate_axes: Axes = dataclasses.field(metadata={"static": True})
 
     @property
-    def contrasted(self) -> Examples:
+    def contrasted(self) -> Inputs:
         """The candidates; in self-contrast the anchors in their role as candidates."""
         if self.candidates is not None:
             return self.candidates

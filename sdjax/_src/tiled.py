@@ -17,7 +17,7 @@ from sdjax._src import collectives, distributed, embeddings, reverse_mode
 from sdjax._src.dense import dense
 from sdjax._src.distributed import Route
 from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp, RunningSums
-from sdjax._src.problem import Examples, Method, Problem, Sums
+from sdjax._src.problem import Inputs, Method, Problem, Sums
 from sdjax._src.sweep import XLA
 from sdjax._src.tile import Backward, Forward, Pass, Rows, Sweeps
 
@@ -47,17 +47,17 @@ def over_tiles(problem: Problem, method: Method, around_ring: bool, sweeps: Swee
     if not len(problem.anchors.z) or not len(problem.contrasted.z):
         return dense(problem, method)
     axes = problem.candidate_axes
-    config = Config(
+    static = Static(
         normalize=problem.normalize,
         bounded=problem.bounded,
         route=Route(axes[0], axes[1:]) if around_ring and axes else Route(None, axes),
         sweeps=sweeps,
     )
     with reverse_mode.clear_error():
-        return _compiled(config, problem, method)
+        return _compiled(static, problem, method)
 
 
-class Config(NamedTuple):
+class Static(NamedTuple):
     """What is known when the loss is traced.
 
     Attributes:
@@ -91,20 +91,20 @@ class Constants(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _compiled(config: Config, problem: Problem, method: Method) -> Sums:
+def _compiled(static: Static, problem: Problem, method: Method) -> Sums:
     anchors, candidates = problem.anchors, problem.candidates
     values, shares = _label_values(problem) if method.balance_labels else ((), ())
 
-    def rows(examples: Examples, labels: Any, candidate: Array, shares: tuple[Array, ...]) -> Rows:
+    def rows(examples: Inputs, labels: Any, candidate: Array, shares: tuple[Array, ...]) -> Rows:
         size = labels_lib.sizes(examples.labels, problem.dtype)
         where, nothing = examples.where, jnp.zeros(())
         return Rows(nothing, None, labels, size, where, candidate, examples.ids, shares)
 
     if candidates is None:
-        (labels,) = config.sweeps.prepare(anchors.labels)
+        (labels,) = static.sweeps.prepare(anchors.labels)
         sides = rows(anchors, labels, problem.contrasted.where, shares), None
     else:
-        labels, others = config.sweeps.prepare(anchors.labels, candidates.labels)
+        labels, others = static.sweeps.prepare(anchors.labels, candidates.labels)
         sides = (
             rows(anchors, labels, anchors.where, shares),
             rows(candidates, others, candidates.where, ()),
@@ -112,7 +112,7 @@ def _compiled(config: Config, problem: Problem, method: Method) -> Sums:
     z = Embeddings(anchors.z, None if candidates is None else candidates.z, problem.tau)
     z = jax.tree.map(reverse_mode.reverse_mode_only, z)
     z, (sides, values) = collectives.varying((z, (sides, values)), (z, sides))
-    return _sums(config, z, Constants(*sides, method, values))
+    return _sums(static, z, Constants(*sides, method, values))
 
 
 def _label_values(problem: Problem) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
@@ -138,22 +138,22 @@ def _label_values(problem: Problem) -> tuple[tuple[Array, ...], tuple[Array, ...
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _sums(config: Config, z: Embeddings, constants: Constants) -> Sums:
-    return _forward(config, z, constants)[0]
+def _sums(static: Static, z: Embeddings, constants: Constants) -> Sums:
+    return _forward(static, z, constants)[0]
 
 
-def _forward(config: Config, z: Embeddings, constants: Constants) -> tuple[Sums, tuple]:
-    anchors, candidates = _blocks(config, z, constants)
-    bounded = config.bounded
+def _forward(static: Static, z: Embeddings, constants: Constants) -> tuple[Sums, tuple]:
+    anchors, candidates = _blocks(static, z, constants)
+    bounded = static.bounded
     if bounded is None:
         largest = jnp.stack([_longest(rows) for rows in (anchors, candidates or anchors)])
-        if config.route.axes:
-            largest = lax.pmax(largest, config.route.axes)
+        if static.route.axes:
+            largest = lax.pmax(largest, static.route.axes)
         bounded = largest.prod() <= LARGEST_BOUNDED
 
     def run(bounded: bool) -> RunningSums:
-        step = _pass(Forward, config, constants, bounded, anchors)
-        total, _ = _over_all(config, step, anchors, candidates, for_candidates=False)
+        step = _pass(Forward, static, constants, bounded, anchors)
+        total, _ = _over_all(static, step, anchors, candidates, for_candidates=False)
         return total
 
     sums = _either(bounded, run)
@@ -169,21 +169,21 @@ def _either(bounded: Array | bool, run: Callable[[bool], T]) -> T:
     return lax.cond(bounded, lambda: run(True), lambda: run(False))
 
 
-def _backward(config: Config, saved: tuple, cotangent: Sums) -> tuple[Embeddings, None]:
+def _backward(static: Static, saved: tuple, cotangent: Sums) -> tuple[Embeddings, None]:
     z, constants, bounded, logsumexp, attraction = saved
     known = AnchorGradient(logsumexp, attraction, cotangent.logsumexp, cotangent.attraction)
-    anchors, candidates = _blocks(config, z, constants)
+    anchors, candidates = _blocks(static, z, constants)
     anchors = anchors._replace(gradient=known)
 
     def run(bounded: bool) -> tuple[Array, Array | None]:
-        step = _pass(Backward, config, constants, bounded, anchors)
-        return _over_all(config, step, anchors, candidates, for_candidates=True)
+        step = _pass(Backward, static, constants, bounded, anchors)
+        return _over_all(static, step, anchors, candidates, for_candidates=True)
 
-    of_anchors, of_candidates = _either(bounded if config.bounded is None else config.bounded, run)
+    of_anchors, of_candidates = _either(bounded if static.bounded is None else static.bounded, run)
 
     def finish(rows: Rows, of_z: Array) -> tuple[Array, Array]:
         assert rows.scale is not None
-        normalize, temperature = config.normalize, z.temperature
+        normalize, temperature = static.normalize, z.temperature
         return embeddings.gradient_to_z(rows.z, rows.scale, of_z, normalize, temperature)
 
     of_anchors, of_temperature = finish(anchors, of_anchors)
@@ -209,11 +209,11 @@ def _no_second_derivative(primals, tangents):
     )
 
 
-def _blocks(config: Config, z: Embeddings, constants: Constants) -> tuple[Rows, Rows | None]:
+def _blocks(static: Static, z: Embeddings, constants: Constants) -> tuple[Rows, Rows | None]:
     """Anchors and candidates with their embeddings."""
 
     def block(rows: Rows, z: Array, temperature: Array) -> Rows:
-        return rows._replace(z=z, scale=embeddings.scales(z, config.normalize, temperature))
+        return rows._replace(z=z, scale=embeddings.scales(z, static.normalize, temperature))
 
     anchors = block(constants.anchors, z.anchors, z.temperature)
     if constants.candidates is None or z.candidates is None:
@@ -227,20 +227,20 @@ def _longest(rows: Rows) -> Array:
 
 
 def _pass(
-    kind: Callable[..., T], config: Config, constants: Constants, bounded: bool, example: Rows
+    kind: Callable[..., T], static: Static, constants: Constants, bounded: bool, example: Rows
 ) -> T:
     mutual = constants.candidates is None
-    return kind(constants.method, constants.values, bounded, mutual, config.sweeps, example)
+    return kind(constants.method, constants.values, bounded, mutual, static.sweeps, example)
 
 
 def _over_all(
-    config: Config, step: Pass[T], anchors: Rows, candidates: Rows | None, for_candidates: bool
+    static: Static, step: Pass[T], anchors: Rows, candidates: Rows | None, for_candidates: bool
 ) -> tuple[T, T | None]:
     """Totals of the anchors and, if wanted, of explicit candidates, over all devices."""
-    if config.route.axes:
-        return distributed.over_all(step, anchors, candidates, config.route, for_candidates)
+    if static.route.axes:
+        return distributed.over_all(step, anchors, candidates, static.route, for_candidates)
     total = step.empty(len(anchors.z))
     if candidates is None:
-        return config.sweeps.sweep_self(step, anchors, total), None
+        return static.sweeps.sweep_self(step, anchors, total), None
     of_candidates = step.empty(len(candidates.z)) if for_candidates else None
-    return config.sweeps.sweep(step, anchors, candidates, (total, of_candidates))
+    return static.sweeps.sweep(step, anchors, candidates, (total, of_candidates))

@@ -11,7 +11,7 @@ from sdjax import labels as labels_lib
 from sdjax import relations
 from sdjax._src import collectives
 from sdjax._src.collectives import Axes, AxisName
-from sdjax._src.problem import Examples, Problem
+from sdjax._src.problem import Inputs, Problem
 from sdjax.labels import LabelIndices, Labels, is_known
 
 Array = jax.Array
@@ -76,7 +76,7 @@ def make_problem(
 
 def _examples(
     prefix: str, z: ArrayLike, labels: Labels, where: ArrayLike | None, ids: ArrayLike | None
-) -> Examples:
+) -> Inputs:
     """Anchors, or with the prefix "candidate_" candidates; padding becomes zeros without labels."""
     z_name, labels_name = "candidates" if prefix else "z", f"{prefix}labels"
     z = jnp.asarray(z)
@@ -99,10 +99,10 @@ def _examples(
     if ids is not None:
         ids = _ids(f"{prefix}ids", ids, len(z))
     if mask is None:
-        return Examples(z, labels_lib.canonical(labels), jnp.ones(len(z), bool), ids)
+        return Inputs(z, labels_lib.canonical(labels), jnp.ones(len(z), bool), ids)
     # Selected before any arithmetic, so that padding may hold NaN.
     labels = labels_lib.canonical(labels_lib.keep_rows(labels, mask))
-    return Examples(jnp.where(mask[:, None], z, 0), labels, mask, ids)
+    return Inputs(jnp.where(mask[:, None], z, 0), labels, mask, ids)
 
 
 def _mask(name: str, where: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -156,7 +156,7 @@ def _check_not_sharded(name: str, x: Any) -> None:
             )
 
 
-def _check_same_space(anchors: Examples, others: Examples) -> None:
+def _check_same_space(anchors: Inputs, others: Inputs) -> None:
     if anchors.z.shape[1] != others.z.shape[1]:
         raise ValueError(
             f"z and candidates must have the same number of features, got shapes "
@@ -165,7 +165,7 @@ def _check_same_space(anchors: Examples, others: Examples) -> None:
     relations.check_same_classes("labels", anchors.labels, "candidate_labels", others.labels)
 
 
-def _axes_of_candidates(others: Examples, axes: Axes, sharded: bool | None) -> Axes:
+def _axes_of_candidates(others: Inputs, axes: Axes, sharded: bool | None) -> Axes:
     """The axes along which explicit candidates differ from device to device."""
     if not axes:
         if sharded is not None:
@@ -183,7 +183,7 @@ def _axes_of_candidates(others: Examples, axes: Axes, sharded: bool | None) -> A
     return tuple(axis for axis in axes if axis in varying)
 
 
-def _check_anchors_vary(anchors: Examples, axes: Axes) -> None:
+def _check_anchors_vary(anchors: Inputs, axes: Axes) -> None:
     """Raises if shard_map says that the anchors are the same on all devices along an axis."""
     if not collectives.are_tracked(axes):
         return

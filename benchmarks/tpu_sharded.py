@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import sdjax
 from sdjax._src import tiling
-from sdjax.analysis.cost import counted
+from sdjax.forecast.cost import counted
 
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPU chips.")
 BATCHES = flags.DEFINE_list("batches", ["32768", "262144", "1048576"], "Rows over all devices.")

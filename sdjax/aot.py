@@ -13,8 +13,9 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from sdjax import data as data_lib
-from sdjax.analysis.forecast import Forecast, forecast, topology
 from sdjax.config import Config, check_overrides
+from sdjax.errors import InputError
+from sdjax.forecast.forecast import Forecast, forecast, topology
 from sdjax.training.phases import make_phases
 from sdjax.training.resolve import check_config, resolve
 
@@ -66,11 +67,11 @@ def print_forecasts(config: Config) -> None:
 def _shapes(config: Config) -> tuple[tuple[int, ...], int]:
     """Shape of an example and number of labels, by flag or off the data."""
     if bool(_INPUT_SHAPE.value) != bool(_NUM_CLASSES.value):
-        raise ValueError("--input_shape and --num_classes go together.")
+        raise InputError("--input_shape and --num_classes go together.")
     if _INPUT_SHAPE.value:
         shape = tuple(_whole("input_shape", size) for size in _INPUT_SHAPE.value)
         if len(shape) not in (1, 3):
-            raise ValueError(f"--input_shape must be F or H,W,CHANNELS, got {shape}.")
+            raise InputError(f"--input_shape must be F or H,W,CHANNELS, got {shape}.")
         return shape, _NUM_CLASSES.value
     dataset = data_lib.load(config.data, config.seed)
     return dataset.input_shape, dataset.num_classes
@@ -82,7 +83,7 @@ def _batch_sizes(config: Config) -> list[int]:
 
 def _whole(name: str, text: str) -> int:
     if not text.isdigit() or not int(text):
-        raise ValueError(f"--{name} must be whole numbers above 0, got {text!r}.")
+        raise InputError(f"--{name} must be whole numbers above 0, got {text!r}.")
     return int(text)
 
 

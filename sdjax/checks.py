@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from sdjax.errors import InputError
+
 
 def suggest(kind: str, name: str, known: Iterable[str]) -> str:
     """Text of the error for an unknown `name`, with the nearest known one where there is one."""
@@ -16,5 +18,5 @@ def one_of(kind: str, name: str, known: Iterable[str]) -> str:
     """Returns `name` if it is one of `known`, else raises ValueError with the nearest one."""
     names = list(known)
     if name not in names:
-        raise ValueError(suggest(kind, name, names))
+        raise InputError(suggest(kind, name, names))
     return name

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from sdjax.checks import one_of
 from sdjax.config import MASK_FILLS, AugmentConfig
+from sdjax.errors import InputError
 
 Array = jax.Array
 MODALITIES = ("vector", "image")
@@ -40,11 +41,11 @@ def random_view(
     one_of("modality", modality, MODALITIES)
     rank = 2 if modality == "vector" else 4
     if x.ndim != rank:
-        raise ValueError(f"x must have rank {rank} for modality {modality!r}, got {x.shape}.")
+        raise InputError(f"x must have rank {rank} for modality {modality!r}, got {x.shape}.")
     if where is None:
         where = jnp.ones(x.shape[0], bool)
     if where.shape != x.shape[:1]:
-        raise ValueError(f"where must be [{x.shape[0]}], got {where.shape}.")
+        raise InputError(f"where must be [{x.shape[0]}], got {where.shape}.")
     x = x.astype(jnp.float32)
     if modality == "vector":
         view = _vector_view(key, x, where, config)
@@ -57,7 +58,7 @@ def _vector_view(key: Array, x: Array, where: Array, config: AugmentConfig) -> A
     _check_share("feature_mask", config.feature_mask)
     one_of("augment.feature_fill", config.feature_fill, MASK_FILLS)
     if config.feature_noise < 0:
-        raise ValueError(f"augment.feature_noise must be >= 0, got {config.feature_noise}.")
+        raise InputError(f"augment.feature_noise must be >= 0, got {config.feature_noise}.")
     mask_key, fill_key, noise_key = jax.random.split(key, 3)
     if config.feature_mask:
         mask = jax.random.bernoulli(mask_key, config.feature_mask, x.shape)
@@ -80,9 +81,9 @@ def _image_view(key: Array, x: Array, config: AugmentConfig) -> Array:
     _check_share("crop", config.crop)
     _check_share("erase", config.erase)
     if not config.crop:
-        raise ValueError("augment.crop must be more than 0; 1 is no cropping.")
+        raise InputError("augment.crop must be more than 0; 1 is no cropping.")
     if not 0 <= config.shift < min(x.shape[1:3]):
-        raise ValueError(
+        raise InputError(
             f"augment.shift must lie in [0, {min(x.shape[1:3])}) for images of "
             f"{x.shape[1]}x{x.shape[2]}, got {config.shift}."
         )
@@ -135,4 +136,4 @@ def _rectangles(key: Array, shape: tuple[int, ...], largest: float) -> Array:
 
 def _check_share(name: str, share: float) -> None:
     if not 0 <= share <= 1:
-        raise ValueError(f"augment.{name} must lie between 0 and 1, got {share}.")
+        raise InputError(f"augment.{name} must lie between 0 and 1, got {share}.")

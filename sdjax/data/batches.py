@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.data.source import Source
+from sdjax.data.sources import Source
+from sdjax.errors import InputError
 
 Batch = dict[str, np.ndarray]
 DECODING_THREADS = 4
@@ -31,7 +32,7 @@ def steps_per_epoch(num_examples: int, batch_size: int, drop_remainder: bool) ->
     if not drop_remainder:
         return math.ceil(num_examples / batch_size)
     if batch_size > num_examples:
-        raise ValueError(
+        raise InputError(
             f"batch_size {batch_size} is larger than the split of {num_examples} examples, and "
             "drop_remainder=True leaves no batch. Lower batch_size or set drop_remainder=False."
         )
@@ -71,7 +72,7 @@ def training_batches(
     steps = steps_per_epoch(len(source), batch_size, drop_remainder)
     for name, number in (("seed", seed), ("start", start)):
         if number < 0:
-            raise ValueError(f"{name} must be 0 or more, got {number}.")
+            raise InputError(f"{name} must be 0 or more, got {number}.")
     positions = _positions(batch_size, rows)
 
     # An epoch's order serves all its batches; two are kept for threads that work ahead.
@@ -158,7 +159,7 @@ def _positions(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
     if rows is None:
         return np.arange(batch_size)
     if not len(rows) or rows[0] < 0 or rows[-1] >= batch_size or (np.diff(rows) <= 0).any():
-        raise ValueError(
+        raise InputError(
             f"rows must be rising positions in a batch of {batch_size}, got {rows.tolist()}."
         )
     return rows
@@ -166,4 +167,4 @@ def _positions(batch_size: int, rows: np.ndarray | None) -> np.ndarray:
 
 def _check_positive(name: str, number: int) -> None:
     if number < 1:
-        raise ValueError(f"{name} must be 1 or more, got {number}.")
+        raise InputError(f"{name} must be 1 or more, got {number}.")

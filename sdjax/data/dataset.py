@@ -7,10 +7,12 @@ import numpy as np
 from absl import logging
 
 from sdjax.config import DataConfig
-from sdjax.data import catalogue, files
+from sdjax.data import tfds
 from sdjax.data.examples import Examples, listing
 from sdjax.data.preprocess import Preprocess
-from sdjax.data.source import Source, make_source
+from sdjax.data.readers import files
+from sdjax.data.sources import Source, make_source
+from sdjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,13 +61,13 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
       ValueError: if the name, a split, or what a file holds is not usable; the text says why.
     """
     if config.image_size < 0:
-        raise ValueError(f"data.image_size must be 0 or more, got {config.image_size}.")
-    read = files.read_splits if config.name == "files" else catalogue.read_splits
+        raise InputError(f"data.image_size must be 0 or more, got {config.image_size}.")
+    read = files.read_splits if config.name == "files" else tfds.read_splits
     train, validation, test = read(config)
     named = [("train", train), ("validation", validation), ("test", test)]
     for split, examples in named:
         if examples is not None and not len(examples):
-            raise ValueError(f"{examples.origin}: the {split} split is empty.")
+            raise InputError(f"{examples.origin}: the {split} split is empty.")
     if validation is None:
         train, validation = _split_off(train, config.validation_fraction, seed)
     preprocess = Preprocess.fit(train, config.image_size)
@@ -101,7 +103,7 @@ def read_inputs(
       FileNotFoundError: if there is no such file.
       ValueError: if the inputs are not those of the training run.
     """
-    layout = files.Layout(
+    options = files.ReadOptions(
         input_key=input_key,
         image_size=preprocess.image_size,
         channels=preprocess.input_shape[-1] if preprocess.kind == "image" else 0,
@@ -109,9 +111,9 @@ def read_inputs(
         label_names=preprocess.label_names,
         labelled=False,
     )
-    examples = files.read_examples(path, layout)
+    examples = files.read_examples(path, options)
     if not len(examples):
-        raise ValueError(f"{examples.origin}: no rows.")
+        raise InputError(f"{examples.origin}: no rows.")
     _check_inputs(examples, preprocess)
     rows = np.arange(len(examples))
     x = preprocess(examples.inputs[rows])
@@ -121,10 +123,10 @@ def read_inputs(
 def _split_off(train: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
     """Splits `train` by a permutation of its rows; rows keep their order."""
     if not 0 < fraction < 1:
-        raise ValueError(f"data.validation_fraction must lie between 0 and 1, got {fraction}.")
+        raise InputError(f"data.validation_fraction must lie between 0 and 1, got {fraction}.")
     count = max(1, round(fraction * len(train)))
     if count >= len(train):
-        raise ValueError(
+        raise InputError(
             f"{train.origin}: {len(train)} rows cannot be split into train and validation."
         )
     order = np.random.default_rng(seed).permutation(len(train))
@@ -141,7 +143,7 @@ def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Exa
     if set(names) != set(expected):
         absent = [name for name in expected if name not in names]
         new = [name for name in names if name not in expected]
-        raise ValueError(
+        raise InputError(
             f"{examples.origin}: {len(names)} labels, and {len(expected)} in {train.origin}; "
             f"absent here: {listing(absent)}; absent there: {listing(new)}."
         )
@@ -152,19 +154,19 @@ def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Exa
 def _check_inputs(examples: Examples, preprocess: Preprocess) -> None:
     inputs, origin = examples.inputs, examples.origin
     if examples.modality != preprocess.kind:
-        raise ValueError(
+        raise InputError(
             f"{origin}: the inputs are {examples.modality}s, those of training {preprocess.kind}s."
         )
     shape = tuple(inputs.shape[1:])
     if shape != preprocess.input_shape:
         what = "features" if preprocess.kind == "vector" else "image shape"
-        raise ValueError(
+        raise InputError(
             f"{origin}: {what} {shape}, and {preprocess.input_shape} in training"
             + ("." if preprocess.kind == "vector" else ": set data.image_size.")
         )
     names = examples.feature_names
     if names and preprocess.feature_names and names != preprocess.feature_names:
-        raise ValueError(
+        raise InputError(
             f"{origin}: the features are not those of training; "
             f"here {listing(names)}; there {listing(preprocess.feature_names)}."
         )

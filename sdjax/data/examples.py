@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdjax.data.images import EncodedImages
+from sdjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +64,7 @@ def check_finite(origin: str, inputs: np.ndarray, feature_names: Sequence[str]) 
     row, *place = (int(index) for index in np.argwhere(~finite)[0])
     value = inputs[(row, *place)]
     column = f"feature {feature_names[place[0]]!r}" if feature_names else f"input {tuple(place)}"
-    raise ValueError(
+    raise InputError(
         f"{origin}: {column} is {value} in row {row} (the first row is 0); "
         f"{int((~finite).sum())} inputs in all are missing or not finite. "
         "Fill them in, or leave the column out with data.ignore."
@@ -83,7 +84,7 @@ def check_binary(origin: str, labels: np.ndarray, label_names: Sequence[str]) ->
     wrong = (values != 0) & (values != 1)
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
-        raise ValueError(
+        raise InputError(
             f"{origin}: labels must be 0 or 1; label {label_names[column]!r} is "
             f"{labels[row, column]!s} in row {row} (the first row is 0)."
         )

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sdjax.errors import InputError
+
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 CACHE_BYTES = 1 << 30  # decoded images are kept in memory up to this size
 
@@ -35,7 +37,7 @@ class EncodedImages:
         origin: str,
     ):
         if channels not in MODES:
-            raise ValueError(f"{origin}: images must have 1, 3 or 4 channels, not {channels}.")
+            raise InputError(f"{origin}: images must have 1, 3 or 4 channels, not {channels}.")
         self._read, self._channels, self._origin = read, channels, origin
         self._size = (image_size, image_size) if image_size else None
         side = self._size or (self._decode(0).shape[:2] if count else (1, 1))
@@ -73,7 +75,7 @@ class EncodedImages:
     def _image(self, row: int) -> np.ndarray:
         image = self._decode(row)
         if image.shape != self.shape[1:]:
-            raise ValueError(
+            raise InputError(
                 f"{self._origin}: image {row} is {image.shape[0]}x{image.shape[1]} and others are "
                 f"{self.shape[1]}x{self.shape[2]}: set data.image_size."
             )
@@ -85,7 +87,7 @@ class EncodedImages:
             return decode(encoded, self._channels, self._size)
         except (OSError, SyntaxError, ValueError) as error:
             name = encoded if isinstance(encoded, str) else f"image {row}"
-            raise ValueError(f"{self._origin}: cannot decode {name}: {error}") from error
+            raise InputError(f"{self._origin}: cannot decode {name}: {error}") from error
 
 
 def decode(encoded: bytes | str, channels: int, size: tuple[int, int] | None) -> np.ndarray:

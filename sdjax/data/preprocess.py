@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.data.examples import Examples
+from sdjax.errors import InputError
 
 FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
 
@@ -77,7 +78,7 @@ class Preprocess:
         inputs = np.asarray(inputs)
         rank = len(self.input_shape)
         if inputs.ndim < rank or inputs.shape[-rank:] != self.input_shape:
-            raise ValueError(
+            raise InputError(
                 f"inputs must have the training inputs' shape [..., "
                 f"{', '.join(map(str, self.input_shape))}], got {inputs.shape}."
             )
@@ -89,7 +90,7 @@ class Preprocess:
         """Raises ValueError where images of uint8 and of floats would be mixed up."""
         if self.kind == "image" and (dtype == np.uint8) != (self.scale != 1):
             expected = "uint8" if self.scale != 1 else "float"
-            raise ValueError(
+            raise InputError(
                 f"{origin}: images must be {expected} as the training images are, got {dtype}."
             )
 

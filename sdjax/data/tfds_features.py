@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from sdjax.data.examples import listing
-from sdjax.data.layout import select
+from sdjax.data.readers.options import select
+from sdjax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +63,7 @@ def find_labels(name: str, features: Any, key: str) -> LabelFeature:
         found = _one_label(features, key)
     if found:
         return found
-    raise ValueError(
+    raise InputError(
         f"{name}: no labels found{f' under data.label_key {key!r}' if key else ''}; they may be a "
         "sequence of class labels, a dict of bools, objects with a label, or bools (names or "
         f"patterns, comma-separated). Features: {_described(features)}."
@@ -90,7 +91,7 @@ def find_inputs(name: str, features: Any, key: str, label_keys: Sequence[str]) -
         return _image(name, features, images[0])
     if not images and len(vectors) == 1:
         return _vector(features, vectors[0])
-    raise ValueError(
+    raise InputError(
         f"{name}: {'several inputs' if images or vectors else 'no input'} found"
         f"{f' under data.input_key {key!r}' if key else ''}; an image, a vector of numbers, or "
         "numbers by name are expected (text has to be turned into vectors first, and read from "
@@ -154,7 +155,7 @@ def _image(name: str, features: Any, key: str) -> InputFeature:
 
     image = features[key]
     if image.np_dtype != np.uint8:
-        raise ValueError(f"{name}: image {key!r} must be uint8, got {image.np_dtype}.")
+        raise InputError(f"{name}: image {key!r} must be uint8, got {image.np_dtype}.")
     height, width, channels = image.shape
     parse = _field(_parser({key: image}, {key: tfds.decode.SkipDecoding()}), key)
     fixed = height is not None and width is not None
@@ -172,7 +173,7 @@ def _vector(features: Any, key: str) -> InputFeature:
 def _joined(name: str, features: Any, keys: list[str]) -> InputFeature:
     wrong = [key for key in keys if not _is_number(features[key])]
     if wrong or not keys:
-        raise ValueError(
+        raise InputError(
             f"{name}: data.input_key must name numbers; {listing(wrong)} are none. "
             f"Features: {_described(features)}."
         )

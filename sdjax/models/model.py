@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 
 from sdjax.checks import suggest
 from sdjax.config import ModelConfig
+from sdjax.errors import InputError
 from sdjax.models.encoders import MLP, ConvNet
 
 Array = jax.Array
@@ -41,7 +42,7 @@ class Model(nnx.Module):
             self.encoder = ConvNet(*sizes, **options)
             features = config.width * 2 ** (config.depth - 1)
         else:
-            raise ValueError(suggest("encoder", config.encoder, ("mlp", "convnet")))
+            raise InputError(suggest("encoder", config.encoder, ("mlp", "convnet")))
         self.projection = Projection(
             features, config.projection_width, config.projection_dim, config.dtype, rngs=rngs
         )

@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from sdjax.errors import InputError
 from sdjax.training.fingerprint import fingerprint
 from sdjax.training.processes import LostPeerError, is_main, together
 from sdjax.training.state import TrainState
@@ -23,7 +24,7 @@ Manifest = dict[str, Any]
 _FORMAT = 2  # of the manifest and its checksums
 
 
-class ForeignCheckpointError(ValueError):
+class ForeignCheckpointError(InputError):
     """A checkpoint is sound, but not one of this run."""
 
 
@@ -107,7 +108,7 @@ class Checkpoints:
                 self._set_aside(broken)
                 return state, manifest["position"]
         if broken:
-            raise ValueError(
+            raise InputError(
                 f"None of the checkpoints in {self._directory} can be read (steps "
                 f"{', '.join(map(str, broken))}). Remove that folder to start again."
             )

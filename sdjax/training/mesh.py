@@ -9,6 +9,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from sdjax.config import Config, MeshConfig
+from sdjax.errors import InputError
 
 DATA_AXIS, FSDP_AXIS = "data", "fsdp"
 # Smaller arrays are on every device: their exchange costs more than their memory.
@@ -35,7 +36,7 @@ def make_mesh(config: MeshConfig | None = None, devices: Sequence[Any] | None = 
         asked = f"mesh.data={config.data} × mesh.fsdp={config.fsdp}"
         if not config.data:
             asked = f"mesh.fsdp={config.fsdp}"
-        raise ValueError(f"{asked} does not fit the {count} devices{of}.")
+        raise InputError(f"{asked} does not fit the {count} devices{of}.")
     names, kinds = (DATA_AXIS, FSDP_AXIS), (AxisType.Auto,) * 2
     return jax.make_mesh((data, config.fsdp), names, kinds, devices=devices)
 
@@ -105,7 +106,7 @@ def one_program_at_a_time(mesh: Mesh) -> bool:
 def check_batch_size(batch_size: int, num_examples: int, microbatches: int, mesh: Mesh) -> None:
     """Raises ValueError for a batch that the data or the devices cannot hold."""
     if not 0 < batch_size <= num_examples:
-        raise ValueError(
+        raise InputError(
             f"batch_size must be from 1 to the {num_examples} examples of the train split, "
             f"got {batch_size}."
         )
@@ -114,7 +115,7 @@ def check_batch_size(batch_size: int, num_examples: int, microbatches: int, mesh
         of = f"{mesh.size} devices" + (f" × {microbatches} microbatches" * (microbatches > 1))
         lower = batch_size - batch_size % parts
         nearest = f"nearest are {lower} and" if lower else "least is"
-        raise ValueError(
+        raise InputError(
             f"batch_size must be a multiple of the {of}, got {batch_size}; the {nearest} "
             f"{lower + parts}."
         )

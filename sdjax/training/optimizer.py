@@ -6,6 +6,7 @@ from flax import nnx
 
 from sdjax.checks import suggest
 from sdjax.config import OPTIMIZERS, PhaseConfig
+from sdjax.errors import InputError
 from sdjax.training.phases import Phase
 
 
@@ -32,7 +33,7 @@ def make_optimizer(phase: Phase) -> optax.GradientTransformation:
             optax.sgd(schedule, momentum=config.momentum or None, nesterov=config.momentum > 0),
         )
     else:
-        raise ValueError(suggest("optimizer", config.optimizer, OPTIMIZERS))
+        raise InputError(suggest("optimizer", config.optimizer, OPTIMIZERS))
     if config.clip_norm:
         update = optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
 

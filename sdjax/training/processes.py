@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from sdjax.errors import InputError
 from sdjax.training.rendezvous import meet
 
 _TEXT_BYTES = 2**14
@@ -63,14 +64,14 @@ def initialize(
         return
     missing = [f"--{name}" for name, value in given.items() if value is None]
     if missing or coordinator is None or num_processes is None or process_id is None:
-        raise ValueError(
+        raise InputError(
             "--coordinator, --num_processes and --process_id go together; missing: "
             f"{', '.join(missing)}."
         )
     if num_processes < 1:
-        raise ValueError(f"--num_processes must be at least 1, got {num_processes}.")
+        raise InputError(f"--num_processes must be at least 1, got {num_processes}.")
     if not 0 <= process_id < num_processes:
-        raise ValueError(
+        raise InputError(
             f"--process_id must lie in [0, {num_processes}) for --num_processes="
             f"{num_processes}, got {process_id}."
         )
@@ -130,4 +131,4 @@ def check_equal(values: dict[str, Any]) -> None:
                 f"{name}: {texts[0][name]!r} in process 0, {other[name]!r} in process {number}"
                 for name in names
             )
-            raise ValueError(f"All {len(texts)} processes must do the same, but {different}.")
+            raise InputError(f"All {len(texts)} processes must do the same, but {different}.")

@@ -9,6 +9,8 @@ import json
 import socket
 import time
 
+from sdjax.errors import InputError
+
 _RETRY_SECONDS = 0.2
 _ANSWER_SECONDS = 5.0  # how much later than its own time limit a process waits for the verdict
 
@@ -29,7 +31,7 @@ def meet(coordinator: str, num_processes: int, process_id: int, timeout: float) 
     """
     host, _, port = coordinator.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f"--coordinator must be HOST:PORT, got {coordinator!r}.")
+        raise InputError(f"--coordinator must be HOST:PORT, got {coordinator!r}.")
     address = (host.strip("[]"), int(port))
     if process_id == 0:
         error = _receive_calls(address, num_processes, timeout)
@@ -70,12 +72,12 @@ def _receive_calls(
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # Not one of ours, such as a port scan; or the time is up.
             if total != num_processes:
-                error = ValueError(
+                error = InputError(
                     f"process 0 was started with --num_processes={num_processes}, process "
                     f"{number} with --num_processes={total}."
                 )
             elif number in calls and not _hung_up(calls[number]):
-                error = ValueError(f"two processes were started with --process_id={number}.")
+                error = InputError(f"two processes were started with --process_id={number}.")
             calls[number] = call
             answered.append(call)
         late = isinstance(error, TimeoutError)
@@ -99,7 +101,7 @@ def _call(
             call.settimeout(timeout + _ANSWER_SECONDS)
             if answer := call.recv(4096):
                 verdict = json.loads(answer)
-                kind = TimeoutError if verdict["late"] else ValueError
+                kind = TimeoutError if verdict["late"] else InputError
                 return kind(verdict["error"]) if verdict["error"] else None
         time.sleep(_RETRY_SECONDS)
     return TimeoutError(

@@ -5,6 +5,7 @@ import dataclasses
 from sdjax._src.evaluate import IMPLEMENTATIONS
 from sdjax.checks import one_of
 from sdjax.config import DTYPES, ENCODERS, MASK_FILLS, OPTIMIZERS, RECIPES, Config
+from sdjax.errors import InputError
 from sdjax.losses import LOSSES
 
 
@@ -24,7 +25,7 @@ def check_config(config: Config) -> None:
         _within(f"{name}.warmup", phase.warmup)
         _within(f"{name}.ema_decay", phase.ema_decay)
     if config.loss.temperature <= 0:
-        raise ValueError(f"loss.temperature must be above 0, got {config.loss.temperature}.")
+        raise InputError(f"loss.temperature must be above 0, got {config.loss.temperature}.")
     _within("model.dropout", config.model.dropout)
     _within("label_smoothing", config.label_smoothing)
     _within("augment.feature_mask", config.augment.feature_mask)
@@ -52,7 +53,7 @@ def resolve(
     if encoder == "auto":
         encoder = "mlp" if vector else "convnet"
     if (encoder == "mlp") != vector:
-        raise ValueError(
+        raise InputError(
             f"model.encoder {encoder!r} does not fit inputs of shape {input_shape}: "
             "'mlp' is for vectors, 'convnet' for images."
         )
@@ -73,9 +74,9 @@ def _power_of_two_below(number: int) -> int:
 
 def _at_least(name: str, value: float, least: float) -> None:
     if not value >= least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")
+        raise InputError(f"{name} must be at least {least}, got {value}.")
 
 
 def _within(name: str, value: float) -> None:
     if not 0 <= value < 1:
-        raise ValueError(f"{name} must lie in [0, 1), got {value}.")
+        raise InputError(f"{name} must lie in [0, 1), got {value}.")

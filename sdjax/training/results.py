@@ -45,7 +45,7 @@ def write_report(
 ) -> Path:
     """Writes `report/` and returns the path of its `report.md`."""
     # Plotting is imported where it is used: a model that only predicts needs none of it.
-    from sdjax.analysis import report
+    from sdjax.report import report
 
     inputs = report.ReportInputs(
         title=dataset.name,

@@ -10,6 +10,7 @@ import numpy as np
 
 from sdjax import data as data_lib
 from sdjax.config import Config
+from sdjax.errors import InputError
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError, Position
 from sdjax.training.evaluate import Outputs, make_forward, run_model
@@ -188,7 +189,7 @@ def _check_single_label(labels: np.ndarray) -> None:
     sizes = labels.sum(axis=1)
     if (sizes != 1).any():
         row = int(np.argmax(sizes != 1))
-        raise ValueError(
+        raise InputError(
             f"loss 'supcon' needs exactly one label an example, got {int(sizes[row])} in row {row} "
             "of the train split; 'any' and 'all' are its multi-label forms."
         )

@@ -13,6 +13,7 @@ from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import Config, LossConfig
 from sdjax.data.augment import random_view
+from sdjax.errors import InputError
 from sdjax.training.mesh import Mesh, batch_axes, state_sharding
 from sdjax.training.microbatches import in_microbatches
 from sdjax.training.optimizer import learning_rate_schedule, make_optimizer
@@ -42,7 +43,7 @@ def make_contrastive_loss(config: LossConfig, mesh: Mesh) -> Callable[..., Array
         options["threshold"] = config.threshold
     if config.normalizer:
         if name != "mulsupcon":
-            raise ValueError(f"loss.normalizer is for mulsupcon, not for {name!r}.")
+            raise InputError(f"loss.normalizer is for mulsupcon, not for {name!r}.")
         options["normalizer"] = config.normalizer
     loss = functools.partial(family[name], **options)
     if name != "supcon":

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from sdjax.config import Config
+from sdjax.errors import InputError
 from sdjax.training.processes import gather_texts, is_main, together
 
 CONFIG, PREPROCESS, RESULTS = "config.json", "preprocess.json", "results.json"
@@ -47,7 +48,7 @@ def open_workdir(workdir: Path, config: Config) -> None:
       ValueError: if another config's run lives there; names the fields that differ.
     """
     if re.match(r"\w+:/", str(workdir)):
-        raise ValueError(
+        raise InputError(
             f"workdir {workdir} is a URL, not a folder: mount the bucket (gcsfuse for gs://) and "
             "name the mounted folder."
         )
@@ -66,7 +67,7 @@ def open_workdir(workdir: Path, config: Config) -> None:
             if here[name] != there[name] and not name.startswith(_CHANGEABLE)
         ]
         if texts:
-            raise ValueError(
+            raise InputError(
                 f"workdir {workdir} holds the run of another config ({'; '.join(texts)}). "
                 "Choose another --workdir, or remove this one to start again."
             )
@@ -96,7 +97,7 @@ def check_shared(workdir: Path) -> None:
         deadline = time.monotonic() + _SECONDS_TO_SEE
         while not _holds(workdir / _TOKEN, token):
             if time.monotonic() > deadline:
-                raise ValueError(
+                raise InputError(
                     f"workdir {workdir} is not shared: process {jax.process_index()} on "
                     f"{socket.gethostname()} does not see what process 0 on {token.split()[1]} "
                     "writes there. Choose a folder on a disk that all machines mount."

@@ -11,7 +11,7 @@ import pytest
 from sdjax import data
 from sdjax.data.examples import Examples
 from sdjax.data.preprocess import Preprocess
-from sdjax.data.source import make_source
+from sdjax.data.sources import make_source
 
 
 def numbered(count, modality="vector"):

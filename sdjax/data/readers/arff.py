@@ -9,19 +9,20 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.data import table_files
 from sdjax.data.examples import Examples, listing
-from sdjax.data.layout import Layout, readable, select
+from sdjax.data.readers import tables
+from sdjax.data.readers.options import ReadOptions, readable, select
+from sdjax.errors import InputError
 
 TRUTH = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 
-def read_arff(path: str, layout: Layout) -> Examples:
+def read_arff(path: str, options: ReadOptions) -> Examples:
     """Reads an ARFF file.
 
     Nominal attributes of 0/1 or true/false are numbers, other nominal attributes become one
     0/1 feature `name=value` for each declared value. The labels are, in this order: those that
-    `layout.labels` names (an XML file, or attributes), those of the XML file beside it, the
+    `options.labels` names (an XML file, or attributes), those of the XML file beside it, the
     first n (or last, for negative n) by MEKA's `-C n` in the relation's name.
     """
     import arff
@@ -31,18 +32,18 @@ def read_arff(path: str, layout: Layout) -> Examples:
         text = file.read()
     sparse = re.search(r"^\s*@data\b[^\n]*\n(?:\s*(?:%[^\n]*)?\n)*\s*\{", text, re.I | re.M)
     if not re.search(r"^\s*@data\b", text, re.I | re.M):
-        raise ValueError(f"{path}: no @data section; truncated?")
+        raise InputError(f"{path}: no @data section; truncated?")
     with readable(path, "ARFF"):
         content = arff.loads(text, return_type=arff.LOD if sparse else arff.DENSE)
     attributes: list[tuple[str, Any]] = content["attributes"]
     names = [name for name, _ in attributes]
     columns = _columns(content["data"], attributes, bool(sparse))
-    layout = _with_labels(path, layout, str(content["relation"]), names)
-    labels = table_files.label_columns(path, names, layout)
-    first = not layout.feature_names
-    ignored = select(path, "data.ignore", layout.ignore, names, first)
-    known = layout.label_names or tuple(labels)
-    layout = dataclasses.replace(layout, label_names=known, ignore="")
+    options = _with_labels(path, options, str(content["relation"]), names)
+    labels = tables.label_columns(path, names, options)
+    first = not options.feature_names
+    ignored = select(path, "data.ignore", options.ignore, names, first)
+    known = options.label_names or tuple(labels)
+    options = dataclasses.replace(options, label_names=known, ignore="")
     frame = {}
     for (name, kind), values in zip(attributes, columns, strict=True):
         if name in ignored:
@@ -51,7 +52,7 @@ def read_arff(path: str, layout: Layout) -> Examples:
             frame[name] = values
         else:
             frame.update(_nominal(name, kind, values))
-    return table_files.from_frame(path, pd.DataFrame(frame), layout)
+    return tables.from_frame(path, pd.DataFrame(frame), options)
 
 
 def _columns(data: Any, attributes: list[tuple[str, Any]], sparse: bool) -> list[np.ndarray]:
@@ -81,29 +82,29 @@ def _nominal(name: str, kind: list[str], values: np.ndarray) -> dict[str, np.nda
     }
 
 
-def _with_labels(path: str, layout: Layout, relation: str, names: list[str]) -> Layout:
-    """`layout` with the label names that the XML file or MEKA's option declares."""
-    if layout.label_names:
-        return layout
+def _with_labels(path: str, options: ReadOptions, relation: str, names: list[str]) -> ReadOptions:
+    """`options` with the label names that the XML file or MEKA's option declares."""
+    if options.label_names:
+        return options
     declared = None
-    if layout.labels.lower().endswith(".xml"):
-        xml = layout.labels
+    if options.labels.lower().endswith(".xml"):
+        xml = options.labels
         beside = os.path.join(os.path.dirname(path), xml)
         declared = read_xml(beside if os.path.exists(beside) and not os.path.exists(xml) else xml)
-    elif not layout.labels:
+    elif not options.labels:
         xml = _xml_beside(path)
         declared = read_xml(xml) if xml else _meka_labels(relation, names)
         if declared is None:
-            raise ValueError(
+            raise InputError(
                 f"{path}: which attributes are labels? Set data.labels to a Mulan XML file, or "
                 f"to names or patterns. Attributes: {listing(names)}."
             )
     if declared is None:
-        return layout
+        return options
     absent = [name for name in declared if name not in names]
     if absent:
-        raise ValueError(f"{path}: labels that are no attribute: {listing(absent)}.")
-    return dataclasses.replace(layout, label_names=declared)
+        raise InputError(f"{path}: labels that are no attribute: {listing(absent)}.")
+    return dataclasses.replace(options, label_names=declared)
 
 
 def read_xml(path: str) -> tuple[str, ...]:
@@ -113,10 +114,10 @@ def read_xml(path: str) -> tuple[str, ...]:
     try:
         root = xml.etree.ElementTree.parse(path).getroot()
     except xml.etree.ElementTree.ParseError as error:
-        raise ValueError(f"{path}: not a readable XML file: {error}.") from error
+        raise InputError(f"{path}: not a readable XML file: {error}.") from error
     names = [node.get("name", "") for node in root.iter() if node.tag.split("}")[-1] == "label"]
     if not all(names) or not names or len(set(names)) < len(names):
-        raise ValueError(
+        raise InputError(
             f'{path}: a Mulan XML file has one <label name="..."> for each label, all different; '
             f"got {listing(names)}."
         )

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
 from sdjax import labels, metrics
-from sdjax.analysis import curves, embedding, figures, label_scatter, markdown, pairs
+from sdjax.report import curves, embedding, figures, label_scatter, markdown, pairs
 
 LEARNING, SHARES, WEIGHTS, LABELS, MAP = (
     "learning_curves.png",

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sdjax.analysis import pairs
+from sdjax.report import pairs
 
 # Sets {0,1}, {0,1}, {2}, {1,2}, {0}, {}.
 LABELS = np.array([[1, 1, 0], [1, 1, 0], [0, 0, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]])

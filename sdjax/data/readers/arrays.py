@@ -6,21 +6,22 @@ import numpy as np
 
 from sdjax.data.examples import Examples, check_binary, check_finite, listing
 from sdjax.data.images import resize
-from sdjax.data.layout import INPUT_KEYS, LABEL_KEYS, Layout, find_key, readable
+from sdjax.data.readers.options import INPUT_KEYS, LABEL_KEYS, ReadOptions, find_key, readable
+from sdjax.errors import InputError
 
 
-def read_npz(path: str, layout: Layout) -> Examples:
+def read_npz(path: str, options: ReadOptions) -> Examples:
     """Reads the arrays that `np.savez` wrote."""
     with open(path, "rb") as file:
         with readable(path, ".npz"):
             arrays = np.load(file, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
-            raise ValueError(f"{path}: a single array, no .npz file; write it with np.savez.")
+            raise InputError(f"{path}: a single array, no .npz file; write it with np.savez.")
         with arrays:
-            return _from_arrays(path, arrays, layout)
+            return _from_arrays(path, arrays, options)
 
 
-def read_hdf5(path: str, layout: Layout) -> Examples:
+def read_hdf5(path: str, options: ReadOptions) -> Examples:
     """Reads the data sets of an HDF5 file; those in groups are named `group/name`."""
     import h5py
 
@@ -29,7 +30,7 @@ def read_hdf5(path: str, layout: Layout) -> Examples:
     with file:
         found = {}
         file.visititems(lambda name, node: found.update({name: node}) if _is_array(node) else None)
-        return _from_arrays(path, found, layout)
+        return _from_arrays(path, found, options)
 
 
 def _is_array(node: object) -> bool:
@@ -38,24 +39,24 @@ def _is_array(node: object) -> bool:
     return isinstance(node, h5py.Dataset)
 
 
-def _from_arrays(path: str, arrays: Mapping, layout: Layout) -> Examples:
+def _from_arrays(path: str, arrays: Mapping, options: ReadOptions) -> Examples:
     keys = list(arrays)
-    inputs = _get(path, arrays, "data.input_key", layout.input_key, INPUT_KEYS, keys)
-    inputs, labels = as_inputs(path, inputs, layout.image_size), None
+    inputs = _get(path, arrays, "data.input_key", options.input_key, INPUT_KEYS, keys)
+    inputs, labels = as_inputs(path, inputs, options.image_size), None
     label_names: tuple[str, ...] = ()
     feature_names = _names(path, arrays, "feature_names", inputs.shape[-1])
     check_finite(path, inputs, feature_names)
-    if layout.labelled:
-        labels = _get(path, arrays, "data.label_key", layout.label_key, LABEL_KEYS, keys)
+    if options.labelled:
+        labels = _get(path, arrays, "data.label_key", options.label_key, LABEL_KEYS, keys)
         if labels.ndim != 2 or len(labels) != len(inputs) or not labels.shape[1]:
-            raise ValueError(
+            raise InputError(
                 f"{path}: labels must be multi-hot [{len(inputs)}, C] beside inputs "
                 f"{inputs.shape}, got {labels.shape}."
             )
         label_names = _names(path, arrays, "label_names", labels.shape[1])
         label_names = label_names or tuple(f"label_{k}" for k in range(labels.shape[1]))
         labels = check_binary(path, labels, label_names)
-    inputs, feature_names = _align(path, inputs, feature_names, layout)
+    inputs, feature_names = _align(path, inputs, feature_names, options)
     return Examples(
         origin=path,
         inputs=inputs,
@@ -73,19 +74,19 @@ def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> np.ndarray:
       ValueError: if the shape or the dtype is of neither.
     """
     if inputs.dtype.kind not in "buif":
-        raise ValueError(f"{path}: inputs must be numbers, got {inputs.dtype}.")
+        raise InputError(f"{path}: inputs must be numbers, got {inputs.dtype}.")
     if inputs.ndim == 2 and inputs.shape[1]:
         return inputs.astype(np.float32)
     if inputs.ndim not in (3, 4) or 0 in inputs.shape[1:]:
-        raise ValueError(
+        raise InputError(
             f"{path}: inputs must be vectors [N, F], or images [N, H, W] or [N, H, W, channels], "
             f"got shape {inputs.shape}."
         )
     if inputs.dtype != np.uint8 and inputs.dtype.kind != "f":
-        raise ValueError(f"{path}: images must be uint8 or float, got {inputs.dtype}.")
+        raise InputError(f"{path}: images must be uint8 or float, got {inputs.dtype}.")
     images = inputs if inputs.ndim == 4 else inputs[..., None]
     if images.shape[1] in (1, 3, 4) and images.shape[3] > 16:
-        raise ValueError(
+        raise InputError(
             f"{path}: images must have their channels last, [N, H, W, channels], got "
             f"{inputs.shape}."
         )
@@ -98,7 +99,7 @@ def _get(
 ) -> np.ndarray:
     found = find_key(path, option, key, known, keys)
     if found is None:
-        raise ValueError(
+        raise InputError(
             f"{path}: no array is called {' or '.join(known)}; set {option}. "
             f"Arrays: {listing(keys)}."
         )
@@ -113,21 +114,21 @@ def _names(path: str, arrays: Mapping, key: str, count: int) -> tuple[str, ...]:
     with readable(path, f"array {key!r}"):
         values = np.asarray(arrays[key])
     if values.shape != (count,):
-        raise ValueError(f"{path}: {key} must be [{count}], got shape {values.shape}.")
+        raise InputError(f"{path}: {key} must be [{count}], got shape {values.shape}.")
     return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in values.tolist())
 
 
 def _align(
-    path: str, inputs: np.ndarray, names: tuple[str, ...], layout: Layout
+    path: str, inputs: np.ndarray, names: tuple[str, ...], options: ReadOptions
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Features in the order of training, where both have names."""
-    expected = layout.feature_names
+    expected = options.feature_names
     if inputs.ndim != 2 or not names or not expected or names == expected:
         return inputs, names
     if len(set(names)) < len(names) or set(names) != set(expected):
         absent = [name for name in expected if name not in names]
         new = [name for name in names if name not in expected]
-        raise ValueError(
+        raise InputError(
             f"{path}: the features are not those of training. Absent here: {listing(absent)}; "
             f"only here: {listing(new)}."
         )

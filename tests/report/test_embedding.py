@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdjax import relations
-from sdjax.analysis import embedding
+from sdjax.report import embedding
 
 
 def random_data(seed=0, examples=60, labels=5, dim=8):

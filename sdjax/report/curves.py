@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
-from sdjax.analysis import figures
+from sdjax.report import figures
 
 Record = Mapping[str, Any]
 

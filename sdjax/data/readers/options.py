@@ -6,13 +6,14 @@ import fnmatch
 from collections.abc import Iterator, Sequence
 
 from sdjax.data.examples import listing
+from sdjax.errors import InputError
 
 INPUT_KEYS = ("x", "X", "features", "feature", "inputs", "input", "images", "image", "data")
 LABEL_KEYS = ("labels", "label", "targets", "target", "y", "Y")
 
 
 @dataclasses.dataclass(frozen=True)
-class Layout:
+class ReadOptions:
     """How to read a file.
 
     Attributes:
@@ -51,7 +52,7 @@ def select(
         # A name is itself, whatever characters it holds.
         matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
         if not matches and required:
-            raise ValueError(
+            raise InputError(
                 f"{origin}: {option} {pattern!r} matches no column. Columns: {listing(names)}."
             )
         chosen.update(matches)
@@ -67,7 +68,7 @@ def find_key(
       ValueError: if `key` is given and not among `keys`; the text lists them.
     """
     if key and key not in keys:
-        raise ValueError(f"{origin}: {option} {key!r} is not there. Keys: {listing(keys)}.")
+        raise InputError(f"{origin}: {option} {key!r} is not there. Keys: {listing(keys)}.")
     return key or next((name for name in known if name in keys), None)
 
 
@@ -79,7 +80,7 @@ def readable(path: str, form: str) -> Iterator[None]:
     except (MemoryError, ImportError):
         raise
     except Exception as error:
-        raise ValueError(
+        raise InputError(
             f"{path}: cannot be read as {form}; truncated, corrupt, or of another format? "
             f"({type(error).__name__}: {error})"
         ) from error

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sdjax.data.examples import Examples, check_binary, check_finite, listing
-from sdjax.data.layout import Layout, readable, select
+from sdjax.data.readers.options import ReadOptions, readable, select
+from sdjax.errors import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,92 +17,92 @@ if TYPE_CHECKING:
 ID_COLUMNS = ("id", "unnamed: 0")
 
 
-def read_csv(path: str, layout: Layout) -> Examples:
+def read_csv(path: str, options: ReadOptions) -> Examples:
     """Reads a comma-separated file with a header line."""
     import pandas as pd
 
     with readable(path, "CSV"), open(path, encoding="utf-8-sig", newline="") as file:
         header = next(csv.reader(file), [])
     if not any(name.strip() for name in header):
-        raise ValueError(f"{path}: the file is empty; a header line was expected.")
+        raise InputError(f"{path}: the file is empty; a header line was expected.")
     repeated = sorted({name for name in header if header.count(name) > 1})
     if repeated:
-        raise ValueError(f"{path}: columns that occur twice: {listing(repeated)}.")
+        raise InputError(f"{path}: columns that occur twice: {listing(repeated)}.")
     with readable(path, "CSV"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
         frame = pd.read_csv(path, index_col=False, low_memory=False, encoding="utf-8-sig")
-    return from_frame(path, frame, layout)
+    return from_frame(path, frame, options)
 
 
-def read_parquet(path: str, layout: Layout) -> Examples:
+def read_parquet(path: str, options: ReadOptions) -> Examples:
     """Reads a Parquet file."""
     import pyarrow.parquet
 
     with readable(path, "Parquet"):
         frame = pyarrow.parquet.read_table(path).to_pandas()
-    return from_frame(path, frame, layout)
+    return from_frame(path, frame, options)
 
 
-def from_frame(path: str, frame: "pd.DataFrame", layout: Layout) -> Examples:
+def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Examples:
     """Examples from the columns of a frame: labels, ignored ones and row names; then features.
 
     Columns are matched by name: another split, or rows to predict, may have them in any order.
     """
     frame = frame.rename(columns=str)
     ids = [name for name in frame.columns if name.lower() in ID_COLUMNS]
-    label_names = label_columns(path, list(frame.columns), layout)
+    label_names = label_columns(path, list(frame.columns), options)
     dropped = {*label_names, *ids}
-    if layout.ignore:
+    if options.ignore:
         # What is ignored in training may be absent from other splits.
-        first = not layout.feature_names
-        dropped.update(select(path, "data.ignore", layout.ignore, list(frame.columns), first))
+        first = not options.feature_names
+        dropped.update(select(path, "data.ignore", options.ignore, list(frame.columns), first))
     features = [name for name in frame.columns if name not in dropped]
-    features = _align(path, features, layout)
+    features = _align(path, features, options)
     if not features:
-        raise ValueError(f"{path}: no feature column; columns: {listing(list(frame.columns))}.")
+        raise InputError(f"{path}: no feature column; columns: {listing(list(frame.columns))}.")
     inputs = _numbers(path, frame, features)
     check_finite(path, inputs, features)
     labels = None
-    if layout.labelled:
+    if options.labelled:
         values = _label_values(path, frame, label_names)
         labels = check_binary(path, values, label_names)
     return Examples(
         origin=path,
         inputs=inputs,
         labels=labels,
-        label_names=tuple(label_names) if layout.labelled else (),
+        label_names=tuple(label_names) if options.labelled else (),
         feature_names=tuple(features),
         ids=tuple(map(str, frame[ids[0]])) if ids else None,
     )
 
 
-def label_columns(path: str, columns: list[str], layout: Layout) -> list[str]:
-    """The label columns: those of training where they are known, else by `layout.labels`."""
-    if layout.label_names:
-        absent = [name for name in layout.label_names if name not in columns]
-        if layout.labelled and absent:
-            raise ValueError(
+def label_columns(path: str, columns: list[str], options: ReadOptions) -> list[str]:
+    """The label columns: those of training where they are known, else by `options.labels`."""
+    if options.label_names:
+        absent = [name for name in options.label_names if name not in columns]
+        if options.labelled and absent:
+            raise InputError(
                 f"{path}: label columns of training that are absent here: {listing(absent)}."
             )
-        return [name for name in layout.label_names if name in columns]
-    if not layout.labels:
-        raise ValueError(
+        return [name for name in options.label_names if name in columns]
+    if not options.labels:
+        raise InputError(
             f"{path}: set data.labels to the label columns, as comma-separated names or "
             f"patterns such as 'label_*'. Columns: {listing(columns)}."
         )
-    return select(path, "data.labels", layout.labels, columns)
+    return select(path, "data.labels", options.labels, columns)
 
 
-def _align(path: str, features: list[str], layout: Layout) -> list[str]:
+def _align(path: str, features: list[str], options: ReadOptions) -> list[str]:
     """`features` in the order of training."""
-    expected = layout.feature_names
+    expected = options.feature_names
     if not expected:
         return features
     absent = [name for name in expected if name not in features]
     known = set(expected)
     new = [name for name in features if name not in known]
-    if absent or (new and layout.labelled):
-        raise ValueError(
+    if absent or (new and options.labelled):
+        raise InputError(
             f"{path}: the feature columns are not those of training. Absent here: "
             f"{listing(absent)}; only here: {listing(new)} (data.ignore leaves columns out)."
         )
@@ -125,7 +126,7 @@ def _numbers(path: str, frame: "pd.DataFrame", features: list[str]) -> np.ndarra
         text = (numbers.isna() & column.notna()).to_numpy()
         if text.any():
             row = int(np.argmax(text))
-            raise ValueError(
+            raise InputError(
                 f"{path}: feature {name!r} is not a number: {str(column.iloc[row])!r} in row "
                 f"{row} (the first row is 0). Encode it as numbers, or leave it out with "
                 "data.ignore."
@@ -140,7 +141,7 @@ def _label_values(path: str, frame: "pd.DataFrame", names: list[str]) -> np.ndar
     missing = frame[names].isna().to_numpy()
     if missing.any():
         row, column = np.argwhere(missing)[0]
-        raise ValueError(
+        raise InputError(
             f"{path}: label {names[column]!r} is missing in row {row} (the first row is 0); "
             "labels must be 0 or 1."
         )

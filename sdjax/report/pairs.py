@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from sdjax import relations
-from sdjax.analysis import figures
+from sdjax.report import figures
 
 MAX_ROWS = 1500  # 2.2 million ordered pairs
 

@@ -4,7 +4,8 @@ import os
 
 from sdjax.data.examples import Examples
 from sdjax.data.images import EncodedImages
-from sdjax.data.layout import Layout
+from sdjax.data.readers.options import ReadOptions
+from sdjax.errors import InputError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff")
 
@@ -14,19 +15,19 @@ def is_images(path: str) -> bool:
     return os.path.isdir(path) or path.lower().endswith(SUFFIXES)
 
 
-def read_images(path: str, layout: Layout) -> Examples:
+def read_images(path: str, options: ReadOptions) -> Examples:
     """One unlabelled example for the image `path`, or for each image in the folder `path`."""
     paths = [path]
     if os.path.isdir(path):
         names = sorted(name for name in os.listdir(path) if name.lower().endswith(SUFFIXES))
         if not names:
-            raise ValueError(f"{path}: no image in the folder; images are {', '.join(SUFFIXES)}.")
+            raise InputError(f"{path}: no image in the folder; images are {', '.join(SUFFIXES)}.")
         paths = [os.path.join(path, name) for name in names]
-    images = from_paths(path, paths, layout)
+    images = from_paths(path, paths, options)
     return Examples(path, images, None, ids=tuple(map(os.path.basename, paths)))
 
 
-def from_paths(origin: str, paths: list[str], layout: Layout) -> EncodedImages:
+def from_paths(origin: str, paths: list[str], options: ReadOptions) -> EncodedImages:
     """The images at `paths`, decoded when they are asked for."""
     absent = [path for path in paths if not os.path.exists(path)]
     if absent:
@@ -36,8 +37,8 @@ def from_paths(origin: str, paths: list[str], layout: Layout) -> EncodedImages:
     return EncodedImages(
         paths.__getitem__,
         len(paths),
-        channels=layout.channels or _channels(origin, paths),
-        image_size=layout.image_size,
+        channels=options.channels or _channels(origin, paths),
+        image_size=options.image_size,
         origin=origin,
     )
 
@@ -52,4 +53,4 @@ def _channels(origin: str, paths: list[str]) -> int:
         with Image.open(paths[0]) as image:
             return 1 if image.mode in ("1", "L", "I;16", "I", "F") else 3
     except OSError as error:
-        raise ValueError(f"{origin}: cannot decode {paths[0]}: {error}") from error
+        raise InputError(f"{origin}: cannot decode {paths[0]}: {error}") from error

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
 from sdjax import relations
-from sdjax.analysis import figures, pairs
+from sdjax.report import figures, pairs
 
 MAX_POINTS = 3000
 MAX_CANDIDATES = 300  # anchors are chosen among these

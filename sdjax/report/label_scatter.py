@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
-from sdjax.analysis import figures
+from sdjax.report import figures
 
 ANNOTATE_UP_TO = 60  # labels
 STEMS_UP_TO = 120

@@ -6,24 +6,25 @@ import os
 from collections.abc import Callable
 
 from sdjax.config import DataConfig
-from sdjax.data import arff_files, array_files, image_files, jsonl_files, table_files
 from sdjax.data.examples import Examples
-from sdjax.data.layout import Layout
+from sdjax.data.readers import arff, arrays, image_files, jsonl, tables
+from sdjax.data.readers.options import ReadOptions
+from sdjax.errors import InputError
 
-READERS: dict[str, Callable[[str, Layout], Examples]] = {
-    ".npz": array_files.read_npz,
-    ".h5": array_files.read_hdf5,
-    ".hdf5": array_files.read_hdf5,
-    ".csv": table_files.read_csv,
-    ".parquet": table_files.read_parquet,
-    ".arff": arff_files.read_arff,
-    ".jsonl": jsonl_files.read_jsonl,
+READERS: dict[str, Callable[[str, ReadOptions], Examples]] = {
+    ".npz": arrays.read_npz,
+    ".h5": arrays.read_hdf5,
+    ".hdf5": arrays.read_hdf5,
+    ".csv": tables.read_csv,
+    ".parquet": tables.read_parquet,
+    ".arff": arff.read_arff,
+    ".jsonl": jsonl.read_jsonl,
 }
 
 
 def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples]:
     """Reads the files of `config`: train, validation (None to split it off), test."""
-    layout = Layout(
+    options = ReadOptions(
         labels=config.labels,
         ignore=config.ignore,
         input_key=config.input_key,
@@ -33,27 +34,27 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
     defaults = DataConfig()
     for split, path in (("train", config.train), ("test", config.test)):
         if not path or (path == getattr(defaults, split) and not os.path.exists(path)):
-            raise ValueError(
+            raise InputError(
                 f"data.name is 'files': data.{split} must be the path of a file "
                 f"({', '.join(READERS)}), got {path!r}."
             )
-    train = read_examples(config.train, layout)
-    layout = dataclasses.replace(
-        layout, feature_names=train.feature_names, label_names=train.label_names
+    train = read_examples(config.train, options)
+    options = dataclasses.replace(
+        options, feature_names=train.feature_names, label_names=train.label_names
     )
     if train.modality == "image":
-        layout = dataclasses.replace(layout, channels=train.inputs.shape[-1])
+        options = dataclasses.replace(options, channels=train.inputs.shape[-1])
     validation = config.validation
     if validation == defaults.validation and not os.path.exists(validation):
         validation = ""
     return (
         train,
-        read_examples(validation, layout) if validation else None,
-        read_examples(config.test, layout),
+        read_examples(validation, options) if validation else None,
+        read_examples(config.test, options),
     )
 
 
-def read_examples(path: str, layout: Layout) -> Examples:
+def read_examples(path: str, options: ReadOptions) -> Examples:
     """Reads one file.
 
     Raises:
@@ -63,13 +64,13 @@ def read_examples(path: str, layout: Layout) -> Examples:
     path = os.fspath(path)
     if not os.path.exists(path):
         raise FileNotFoundError(f"{path}: no such file.{_nearest(path)}")
-    if not layout.labelled and image_files.is_images(path):
-        return image_files.read_images(path, layout)
+    if not options.labelled and image_files.is_images(path):
+        return image_files.read_images(path, options)
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in READERS or os.path.isdir(path):
         what = "a folder" if os.path.isdir(path) else f"suffix {suffix!r}"
-        raise ValueError(f"{path}: {what}; data files are {', '.join(READERS)}.")
-    return READERS[suffix](path, layout)
+        raise InputError(f"{path}: {what}; data files are {', '.join(READERS)}.")
+    return READERS[suffix](path, options)
 
 
 def _nearest(path: str) -> str:

@@ -14,10 +14,10 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sdjax.analysis import hlo
-from sdjax.analysis.chips import CHIPS
-from sdjax.analysis.cost import counted
-from sdjax.analysis.forecast import Forecast, topology
+from sdjax.forecast import hlo
+from sdjax.forecast.chips import CHIPS
+from sdjax.forecast.cost import counted
+from sdjax.forecast.forecast import Forecast, topology
 
 ROOT = Path(__file__).parents[2]
 HAND_WRITTEN = """\

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdjax import metrics
-from sdjax.analysis import figures
+from sdjax.report import figures
 
 SPLITS = {
     "test": "test, thresholds 0.5",

@@ -12,10 +12,11 @@ import jax
 import jax.numpy as jnp
 
 from sdjax._src import tiling
-from sdjax.analysis import hlo
-from sdjax.analysis.chips import CHIPS, Chip
-from sdjax.analysis.cost import counted
 from sdjax.config import Config
+from sdjax.errors import InputError
+from sdjax.forecast import hlo
+from sdjax.forecast.chips import CHIPS, Chip
+from sdjax.forecast.cost import counted
 from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
 from sdjax.training.phases import Phase
 from sdjax.training.state import abstract, init_state, model_graph
@@ -94,7 +95,7 @@ def topology(name: str) -> tuple[Chip, list[Any]]:
 
     kind = name.partition(":")[0]
     if kind not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+){1,2}", name):
-        raise ValueError(
+        raise InputError(
             f"topology must be CHIP:SHAPE with a chip of {', '.join(CHIPS)}, such as v5e:4x4 or "
             f"v5p:4x4x4; got {name!r}."
         )
@@ -107,7 +108,7 @@ def topology(name: str) -> tuple[Chip, list[Any]]:
     try:
         description = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:  # libtpu's own types.
-        raise ValueError(f"topology {name!r}: {str(error).splitlines()[0][:300]}") from error
+        raise InputError(f"topology {name!r}: {str(error).splitlines()[0][:300]}") from error
     return CHIPS[kind], list(description.devices)
 
 

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.image import imread
 
 from sdjax import metrics
-from sdjax.analysis import figures, report
+from sdjax.report import figures, report
 
 FIGURES = {report.LEARNING, report.SHARES, report.WEIGHTS, report.LABELS, report.MAP}
 
@@ -196,9 +196,9 @@ def test_matplotlib_keeps_its_settings(tmp_path):
     assert settings() == before
 
 
-def test_only_the_analysis_imports_matplotlib_and_never_pyplot():
+def test_only_the_report_imports_matplotlib_and_never_pyplot():
     code = (
         "import sys, sdjax.metrics; assert 'matplotlib' not in sys.modules;"
-        "import sdjax.analysis.report; assert 'matplotlib.pyplot' not in sys.modules"
+        "import sdjax.report.report; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

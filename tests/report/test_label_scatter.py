@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from matplotlib.text import Annotation
 
-from sdjax.analysis import figures, label_scatter
+from sdjax.report import figures, label_scatter
 
 
 def draw(counts, seed=0, names=None):

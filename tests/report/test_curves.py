@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from sdjax.analysis import curves
+from sdjax.report import curves
 
 
 def record(step, phase="joint", split="train", **numbers):

@@ -15,6 +15,7 @@ from sdjax.config import DataConfig
 from sdjax.data import tfds_features
 from sdjax.data.examples import Examples, check_finite, listing
 from sdjax.data.images import EncodedImages
+from sdjax.errors import InputError
 
 BUNDLED = {"yeast": "Yeast", "digits": "Digits"}
 
@@ -50,7 +51,7 @@ def _check_disjoint(builder: Any, options: dict[str, str]) -> None:
             for other, split, taken in seen:
                 shared = min(rows.stop, taken.stop) - max(rows.start, taken.start)
                 if other != option and split == part.splitname and shared > 0:
-                    raise ValueError(
+                    raise InputError(
                         f"data.{option} {expression!r} shares {shared} examples with "
                         f"data.{other} {options[other]!r}: scores on it would mislead."
                         + (" data.validation='' holds out a part of train." * (other == "train"))
@@ -88,7 +89,7 @@ def _make_builder(name: str, data_dir: str) -> Any:
     except tfds.core.DatasetNotFoundError:
         known = [*BUNDLED, "files", *tfds.list_builders(with_community_datasets=False)]
         text = suggest("data.name", name, known).split(" Known:")[0]
-        raise ValueError(
+        raise InputError(
             f"{text} It is {', '.join(BUNDLED)}, a set of the TFDS catalogue, or 'files'."
         ) from None
     except Exception as error:
@@ -133,7 +134,7 @@ def _explained(name: str, error: Exception) -> Exception:
         text += " This set has files that you must download by hand, as the text above says."
     elif isinstance(error, ImportError):
         return ImportError(text)
-    return ValueError(text)
+    return InputError(text)
 
 
 def _split_name(expression: str) -> str:
@@ -148,7 +149,7 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
 
     splits = builder.info.splits
     if _split_name(split) not in splits:
-        raise ValueError(
+        raise InputError(
             f"data.{option} {split!r} is no split of {config.name}; splits: "
             f"{listing(list(splits))}, or parts of them such as 'train[:80%]'."
         )
@@ -161,13 +162,13 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
         )
     except ValueError as error:
-        raise ValueError(f"data.{option} {split!r} is no split of {origin}: {error}") from error
+        raise InputError(f"data.{option} {split!r} is no split of {origin}: {error}") from error
     multi_hot = np.zeros((len(records), len(labels.names)), np.uint8)
     for row in range(len(records)):
         labels.encode(labels.parse(records[row]), multi_hot[row])
     if inputs.channels:
         if not (config.image_size or inputs.fixed_size):
-            raise ValueError(
+            raise InputError(
                 f"{config.name}: its images differ in size; set data.image_size, to 224 say."
             )
         values = EncodedImages(

@@ -1,0 +1,1 @@
+"""Readers of the user's own files: one file a format."""

@@ -1,0 +1,1 @@
+"""What a training step will cost, compiled ahead of time."""

@@ -1,0 +1,59 @@
+"""Label sets of a whole split, in host memory: multi-hot, or lists of label indices.
+
+Where labels are many, the lists are never made multi-hot as a whole: `columns` and `rows` give the
+part that is asked for.
+"""
+
+import numpy as np
+
+from sdjax.labels import LabelIndices, num_classes, num_rows
+
+# Multi-hot, uint8 or bool [N, C]; or indices int32 [N, L] padded with -1, each once in a row.
+LabelSets = np.ndarray | LabelIndices
+
+__all__ = ["LabelSets", "columns", "counts", "num_classes", "num_rows", "rows", "sizes", "take"]
+
+
+def take(labels: LabelSets, rows: np.ndarray | slice) -> LabelSets:
+    """The label sets at `rows`, in the same format."""
+    if isinstance(labels, LabelIndices):
+        return LabelIndices(np.asarray(labels.indices)[rows], labels.num_classes)
+    return labels[rows]
+
+
+def sizes(labels: LabelSets) -> np.ndarray:
+    """Number of labels of each row, int64 [N]."""
+    if isinstance(labels, LabelIndices):
+        return (np.asarray(labels.indices) >= 0).sum(axis=1)
+    return labels.astype(bool, copy=False).sum(axis=1)
+
+
+def counts(labels: LabelSets) -> np.ndarray:
+    """Number of rows that carry each label, int64 [C]."""
+    if isinstance(labels, LabelIndices):
+        indices = np.asarray(labels.indices)
+        return np.bincount(indices[indices >= 0], minlength=labels.num_classes)
+    return labels.astype(bool, copy=False).sum(axis=0)
+
+
+def rows(labels: LabelSets, start: int, stop: int) -> np.ndarray:
+    """Rows `start` to `stop` as multi-hot, bool [stop - start, C]."""
+    part = take(labels, slice(start, stop))
+    if not isinstance(part, LabelIndices):
+        return part.astype(bool, copy=False)
+    indices = np.asarray(part.indices)
+    dense = np.zeros((len(indices), part.num_classes), bool)
+    row, place = np.nonzero(indices >= 0)
+    dense[row, indices[row, place]] = True
+    return dense
+
+
+def columns(labels: LabelSets, start: int, stop: int) -> np.ndarray:
+    """Labels `start` to `stop` of all rows as multi-hot, bool [N, stop - start]."""
+    if not isinstance(labels, LabelIndices):
+        return labels[:, start:stop].astype(bool, copy=False)
+    indices = np.asarray(labels.indices)
+    dense = np.zeros((len(indices), stop - start), bool)
+    row, place = np.nonzero((indices >= start) & (indices < stop))
+    dense[row, indices[row, place] - start] = True
+    return dense

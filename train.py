@@ -25,28 +25,32 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 )
 
 
+_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
+
+
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     # Imported late, so that a wrong flag is reported at once.
-    from sdjax.training import Run, initialize, print_results, reported_errors
+    from sdjax import training
 
     config: Config = flags.FLAGS.config
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or _HERE / "runs" / name)
-    with reported_errors():
-        initialize(
+    with training.reported_errors(debug=_DEBUG.value):
+        training.initialize(
             _COORDINATOR.value,
             _NUM_PROCESSES.value,
             _PROCESS_ID.value,
             start_timeout=_START_TIMEOUT.value,
             heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
         )
-        run = Run(config, workdir)
-        results = run.test(run.train(profile=_PROFILE.value))
+        setup = training.make_setup(training.with_saved_batch_size(config, workdir))
+        state = training.train(setup, workdir, profile=_PROFILE.value)
+        results = training.score(setup, state, workdir)
     if results is not None:
-        print_results(results, Console())
+        training.print_results(results, Console())
         print(f"Results  {workdir / 'results.json'}\nReport   {workdir / 'report' / 'report.md'}")
 
 

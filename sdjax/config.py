@@ -1,24 +1,60 @@
 """The one configuration of a training run: `configs/*.py` fill it in, flags override it.
 
 Every field has a default, so that `Config()` is a valid run and a config file states
-only what makes it different.
+only what makes it different. What a field may be stands beside its default, and `check` tells.
 """
 
 import dataclasses
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sdjax._src.evaluate import IMPLEMENTATIONS
 from sdjax.checks import one_of
+from sdjax.errors import InputError
+from sdjax.losses import LOSSES
 
-ENCODERS = ("auto", "mlp", "convnet")
 RECIPES = ("probe", "finetune", "joint", "bce")
 OPTIMIZERS = ("adamw", "sgd")
 MASK_FILLS = ("zero", "sample")
 DTYPES = ("float32", "bfloat16")
+FORMS = ("out", "in")
+NORMS = ("", "batch", "group", "layer")
+NORMALIZERS = ("", "batch_labels", "labels")
+SELECTION_METRICS = ("", "mAP", "micro_f1", "macro_f1", "loss", "bce", "contrastive")
 
 
-@dataclass
+def number(
+    default: float,
+    *,
+    least: float = -math.inf,
+    most: float = math.inf,
+    above: float = -math.inf,
+    below: float = math.inf,
+) -> Any:
+    """A field that holds a finite number within bounds; a whole one where the default is whole."""
+    bounds = {"at least": least, "at most": most, "above": above, "below": below}
+    known = {name: bound for name, bound in bounds.items() if math.isfinite(bound)}
+    return field(default=default, metadata={"bounds": known})
+
+
+def choice(default: str, known: Iterable[str]) -> Any:
+    """A field that holds one of the `known` names."""
+    return field(default=default, metadata={"known": tuple(known)})
+
+
+def share(default: float) -> Any:
+    """A number in [0, 1)."""
+    return number(default, least=0, below=1)
+
+
+def count(default: int) -> Any:
+    """A whole number from 1 on."""
+    return number(default, least=1)
+
+
+@dataclass(unsafe_hash=True)
 class DataConfig:
     """Where the examples come from.
 
@@ -31,79 +67,98 @@ class DataConfig:
     train: str = "train"
     validation: str = "validation"  # "" or absent from the source: split off train
     test: str = "test"
-    validation_fraction: float = 0.2  # of train, where there is no validation split
+    validation_fraction: float = number(0.2, above=0, below=1)  # of train, without a split of it
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
     ignore: str = ""  # files: columns that are neither features nor labels
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
     label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them
-    image_size: int = 0  # images are resized to this square; 0 keeps their size
+    image_size: int = number(0, least=0)  # images are resized to this square; 0 keeps their size
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class AugmentConfig:
     """The random views of an example. Vectors use the `feature_*` fields, images the others."""
 
-    feature_mask: float = 0.2  # probability that a feature is replaced
-    feature_fill: str = "zero"  # by "zero" (the mean), or by a "sample" of the batch
-    feature_noise: float = 0.0  # standard deviation of added Gaussian noise
-    shift: int = 4  # largest shift, in pixels, in each direction
-    crop: float = 0.8  # smallest side of a random crop, as a share of the image's
-    erase: float = 0.25  # largest side of the erased rectangle, as a share of the image's
+    feature_mask: float = share(0.2)  # probability that a feature is replaced
+    feature_fill: str = choice("zero", MASK_FILLS)  # zero is the mean; sample of the batch
+    feature_noise: float = number(0.0, least=0)  # standard deviation of added Gaussian noise
+    shift: int = number(4, least=0)  # largest shift, in pixels, in each direction
+    crop: float = number(0.8, above=0, most=1)  # smallest side of a crop, of the image's
+    erase: float = number(0.25, least=0, most=1)  # largest side of the erased part
     flip: bool = False  # random left-right mirror images
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class ModelConfig:
     """Encoder and projection head; sizes of 0 are read off the data."""
 
-    encoder: str = "auto"  # "mlp" for vectors, "convnet" for images
-    width: int = 0  # of the hidden layers (mlp), of the first stage (convnet)
-    depth: int = 2  # layers (mlp), stages (convnet)
-    dropout: float = 0.1
-    frequencies: int = 0  # mlp: learned sines and cosines of each feature; 0 is none
-    projection_width: int = 0  # of the projection head's hidden layer; 0 makes it linear
-    projection_dim: int = 128
-    members: int = 1  # networks trained side by side, whose logits are averaged
-    dtype: str = "float32"  # of the computation; parameters and losses are float32 anyway
+    encoder: str = "auto"  # "mlp" for vectors, "convnet" for images; see `sdjax.models.ENCODERS`
+    norm: str = choice("", NORMS)  # "" is the encoder's own: none (mlp), "group" (convnet)
+    width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
+    depth: int = count(2)  # layers (mlp), stages (convnet)
+    dropout: float = share(0.1)
+    frequencies: int = number(0, least=0)  # mlp: learned waves of each feature; 0 is none
+    projection_width: int = number(0, least=0)  # of the head's hidden layer; 0: linear
+    projection_dim: int = count(128)
+    members: int = count(1)  # networks trained side by side, whose logits are averaged
+    dtype: str = choice("float32", DTYPES)  # of the computation alone
     remat: bool = False  # compute activations anew in the backward pass, layer by layer
+    init_from: str = ""  # workdir of a run whose parameters this one starts from
+    weights: str = ""  # file or folder of pretrained weights, for encoders that can load them
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class LossConfig:
     """A loss of the family, by name (see `sdjax.LOSSES`)."""
 
-    name: str = "sd"
-    temperature: float = 0.07
-    form: str = "out"
-    normalizer: str = ""  # "" is the loss's own
-    threshold: float = 0.5  # jaccard only: the least overlap of a positive
-    implementation: str = "auto"  # or "dense", "tiled", "ring", "pallas"
+    name: str = choice("sd", LOSSES)
+    temperature: float = number(0.07, above=0)
+    form: str = choice("out", FORMS)
+    normalizer: str = choice("", NORMALIZERS)  # mulsupcon only; "" is its own
+    threshold: float = number(0.5, least=0, most=1)  # jaccard only: the least overlap of a positive
+    implementation: str = choice("auto", IMPLEMENTATIONS)
+    learn_temperature: bool = False  # starting at `temperature`; see `learning_rates`
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
+class QueueConfig:
+    """A memory of past embeddings with their labels, as candidates besides the batch (MoCo).
+
+    One view of an example is the anchor; the other, by an encoder that follows the trained one
+    slowly, is a candidate, and is remembered.
+    """
+
+    size: int = number(0, least=0)  # embeddings that are remembered; 0 is no queue
+    momentum: float = share(0.999)  # of the encoder that follows
+
+
+@dataclass(unsafe_hash=True)
 class PhaseConfig:
     """One phase of training: how long, and with which optimizer."""
 
-    epochs: int = 100
-    optimizer: str = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-4
-    momentum: float = 0.9  # sgd only
-    warmup: float = 0.1  # share of the phase's steps
-    clip_norm: float = 1.0  # global gradient norm; 0 is no clipping
-    ema_decay: float = 0.0  # of the averaged parameters that evaluation uses; 0 is none
+    epochs: int = count(100)
+    optimizer: str = choice("adamw", OPTIMIZERS)
+    learning_rate: float = number(1e-3, least=0)
+    weight_decay: float = number(1e-4, least=0)
+    momentum: float = share(0.9)  # sgd only
+    warmup: float = share(0.1)  # share of the phase's steps
+    clip_norm: float = number(1.0, least=0)  # global gradient norm; 0 is no clipping
+    ema_decay: float = share(0.0)  # of the averaged parameters that evaluation uses; 0 is none
+    # Factors of the learning rate by part of the model, as "encoder=0.1,encoder.layers.0=0"; the
+    # longest name that fits counts, and 0 freezes. Parts: encoder, projection, classifier, loss.
+    learning_rates: str = ""
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class MeshConfig:
     """How devices share the work. Results do not depend on it."""
 
-    data: int = 0  # groups of devices that each hold all parameters; 0 is as many as there are
-    fsdp: int = 1  # devices of a group, over which parameters and optimizer state are spread
+    data: int = number(0, least=0)  # groups that each hold all parameters; 0: all
+    fsdp: int = count(1)  # devices of a group, over which its parameters are spread
 
 
-@dataclass
+@dataclass(unsafe_hash=True)
 class Config:
     """A training run.
 
@@ -114,38 +169,156 @@ class Config:
       "bce"       binary cross-entropy alone.
     """
 
-    recipe: str = "joint"
-    seed: int = 0
-    batch_size: int = 256
+    recipe: str = choice("joint", RECIPES)
+    seed: int = number(0, least=0)
+    batch_size: int = number(256, least=0)  # 0 suits the data
     drop_remainder: bool = False  # False pads an epoch's last batch; True leaves the rest out
-    microbatches: int = 1  # parts of a batch that pass the network one after another
-    contrastive_weight: float = 0.1  # recipe "joint"
-    label_smoothing: float = 0.0  # of binary cross-entropy: labels become s/2 and 1 - s/2
+    microbatches: int = count(1)  # parts of a batch that pass the network one after another
+    contrastive_weight: float = number(0.1, least=0)  # recipe "joint"
+    label_smoothing: float = share(0.0)  # of binary cross-entropy: labels become s/2 and 1 - s/2
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
     pretrain: PhaseConfig = field(default_factory=PhaseConfig)  # recipes "probe", "finetune"
     supervise: PhaseConfig = field(default_factory=PhaseConfig)  # every recipe's last phase
     mesh: MeshConfig = field(default_factory=MeshConfig)
-    log_every: int = 20  # steps
-    evaluate_every: int = 10  # epochs between validations
-    checkpoint_every: int = 200  # steps
-    keep_checkpoints: int = 2
+    log_every: int = count(20)  # steps
+    evaluate_every: int = count(10)  # epochs between validations
+    checkpoint_every: int = count(200)  # steps
+    keep_checkpoints: int = count(2)
+    # The validation metric whose best checkpoint is kept and tested; "" tests the last one.
+    select_by: str = choice("", SELECTION_METRICS)
+
+
+def check(config: Config) -> None:
+    """Raises InputError, naming the field, for a value that no run can have."""
+    for name, (value, each) in _fields(config).items():
+        if "known" in each.metadata:
+            one_of(name, value, each.metadata["known"])
+        elif "bounds" in each.metadata:
+            _check_number(name, value, each)
+    for name, phase in (("pretrain", config.pretrain), ("supervise", config.supervise)):
+        learning_rate_factors(f"{name}.learning_rates", phase.learning_rates)
+    if config.loss.normalizer and config.loss.name != "mulsupcon":
+        raise InputError(f"loss.normalizer is for mulsupcon, not for {config.loss.name!r}.")
+    if config.queue.size and config.recipe == "bce":
+        raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
+    if config.select_by == "contrastive" and config.recipe != "joint":
+        raise InputError(
+            f"select_by='contrastive' needs recipe 'joint': the last phase of {config.recipe!r} "
+            "has no contrastive loss."
+        )
+
+
+def sized(
+    config: Config, num_examples: int, input_shape: tuple[int, ...], num_devices: int
+) -> Config:
+    """`config` with a network and a batch that suit the data where it names none.
+
+    Batches are the power of two nearest below an eighth of the train split, from 32 to 512, and
+    a multiple of devices × microbatches; vectors get an MLP of width 256 (512 from 20,000 examples
+    on), images a ConvNet of width 32.
+
+    Args:
+      config: checked.
+      num_examples: of the train split.
+      input_shape: of an example, (F,) or (H, W, channels).
+      num_devices: that share a batch.
+    """
+    vector = len(input_shape) == 1
+    encoder = config.model.encoder
+    if encoder == "auto":
+        encoder = "mlp" if vector else "convnet"
+    width = config.model.width
+    if not width:
+        width = 32 if not vector else 256 if num_examples < 20_000 else 512
+    batch_size = config.batch_size
+    if not batch_size:
+        parts = num_devices * config.microbatches
+        batch_size = min(max(_power_of_two_below(num_examples // 8), 32), 512, num_examples)
+        batch_size = max(batch_size - batch_size % parts, parts)
+    model = dataclasses.replace(config.model, encoder=encoder, width=width)
+    return dataclasses.replace(config, model=model, batch_size=batch_size)
+
+
+def learning_rate_factors(name: str, text: str) -> dict[str, float]:
+    """{"encoder": 0.1, ...} of "encoder=0.1,...".
+
+    Raises:
+      InputError: naming the field `name`, if `text` is of another form.
+    """
+    factors = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        prefix, _, factor = part.partition("=")
+        try:
+            factors[prefix.strip()] = float(factor)
+        except ValueError:
+            factors[prefix.strip()] = math.nan
+        if not 0 <= factors[prefix.strip()] < math.inf:
+            raise InputError(
+                f"{name} must be PART=FACTOR, separated by commas, with factors of at least 0, "
+                f"such as 'encoder=0.1'; got {part!r}."
+            )
+    return factors
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """The fields of a config as {"model.width": 256, ...}."""
+    return {name: value for name, (value, _) in _fields(config).items()}
+
+
+def from_dict(kind: Any, values: dict[str, Any]) -> Any:
+    """The config of class `kind` that `dataclasses.asdict` made `values` of.
+
+    Raises:
+      InputError: if there is a field that `kind` lacks; absent fields have their defaults.
+    """
+    kinds = {each.name: each.type for each in dataclasses.fields(kind)}
+    for name in values:
+        one_of("config field", name, kinds)
+    nested = {name: from_dict(kinds[name], v) for name, v in values.items() if type(v) is dict}
+    return kind(**{**values, **nested})
 
 
 def check_overrides(arguments: Iterable[str], kind: type) -> None:
-    """Raises ValueError for a `--config.NAME=VALUE` whose name `kind` lacks, with the nearest."""
-    known = list(_field_names(kind))
+    """Raises InputError for a `--config.NAME=VALUE` whose name `kind` lacks, with the nearest."""
+    known = list(_fields(kind()))
     for argument in arguments:
         name = argument.partition("=")[0].lstrip("-")
         if name.startswith("config."):
             one_of("config key", name.removeprefix("config."), known)
 
 
-def _field_names(kind: Any, prefix: str = "") -> Iterable[str]:
-    for each in dataclasses.fields(kind):
-        if dataclasses.is_dataclass(each.type):
-            yield from _field_names(each.type, f"{prefix}{each.name}.")
+def _fields(config: Any, prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field]]:
+    """Value and field by dotted name."""
+    found: dict[str, tuple[Any, dataclasses.Field]] = {}
+    for each in dataclasses.fields(config):
+        value, name = getattr(config, each.name), prefix + each.name
+        if dataclasses.is_dataclass(value):
+            found |= _fields(value, f"{name}.")
         else:
-            yield prefix + each.name
+            found[name] = value, each
+    return found
+
+
+def _check_number(name: str, value: Any, each: dataclasses.Field) -> None:
+    bounds: dict[str, float] = each.metadata["bounds"]
+    whole = isinstance(each.default, int)
+    kinds = (int,) if whole else (int, float)
+    ok = isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value)
+    holds = {
+        "at least": lambda bound: value >= bound,
+        "at most": lambda bound: value <= bound,
+        "above": lambda bound: value > bound,
+        "below": lambda bound: value < bound,
+    }
+    if not (ok and all(holds[kind](bound) for kind, bound in bounds.items())):
+        noun = "a whole number" if whole else "a number"
+        limits = "".join(f", {kind} {bound:g}" for kind, bound in bounds.items())
+        raise InputError(f"{name} must be {noun}{limits}, got {value!r}.")
+
+
+def _power_of_two_below(number: int) -> int:
+    return 1 << max(number.bit_length() - 1, 0)

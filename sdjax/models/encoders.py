@@ -1,4 +1,8 @@
-"""Encoders: from an example to a representation [B, H]."""
+"""Encoders: from examples to representations [B, H].
+
+An encoder is an NNX module with `out_features` H that is called with (x, rngs=, where=). `rngs` are
+given in training: dropout is on, and batch statistics are those of the rows that `where` keeps.
+"""
 
 import itertools
 from typing import Any
@@ -11,10 +15,11 @@ from jax.typing import DTypeLike
 Array = jax.Array
 
 _FREQUENCY_SCALE = 0.1
+_BATCH_NORM_MOMENTUM = 0.9  # short runs take few steps
 
 
 class MLP(nnx.Module):
-    """Multi-layer perceptron for feature vectors: `depth` layers of Dense, ReLU and dropout.
+    """Multi-layer perceptron for feature vectors: `depth` layers of Dense, norm, ReLU, dropout.
 
     With `frequencies` K > 0, each feature x enters as x, sin(2πc_k x) and cos(2πc_k x) with K
     learned c_k of its own.
@@ -25,6 +30,7 @@ class MLP(nnx.Module):
       depth: number of layers.
       dropout: rate after each layer.
       frequencies: K.
+      norm: "", "batch", "group" or "layer".
       dtype: of the computation; parameters are float32.
       remat: compute the layers' activations anew in the backward pass.
       rngs: of the initial parameters.
@@ -42,6 +48,7 @@ class MLP(nnx.Module):
         dropout: float,
         frequencies: int,
         *,
+        norm: str = "",
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -61,23 +68,40 @@ class MLP(nnx.Module):
                 for before, after in itertools.pairwise(sizes)
             ]
         )
+        self.norms = None
+        if norm:
+            self.norms = nnx.List([_make_norm(norm, width, dtype, rngs) for _ in range(depth)])
         self.dropout = nnx.Dropout(dropout)
         self.remat = remat
+        self.out_features = width
 
-    def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
-        """Representations [B, H] of x [B, F]; dropout is on where `rngs` are given."""
+    def __call__(
+        self, x: Array, *, rngs: nnx.Rngs | None = None, where: Array | None = None
+    ) -> Array:
+        """Representations [B, H] of x [B, F]."""
         if self.frequencies is not None:
             angles = 2 * jnp.pi * x[:, :, None] * self.frequencies[...][None]
             waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=2)
             x = jnp.concatenate([x, waves.reshape(len(x), -1)], axis=1)
         apply = nnx.remat(_dense) if self.remat else _dense
-        for layer in self.layers:
-            x = apply(layer, self.dropout, x, rngs)
+        norms = self.norms or [None] * len(self.layers)
+        for layer, norm in zip(self.layers, norms, strict=True):
+            x = apply(layer, norm, self.dropout, x, rngs, where)
         return x
 
 
-def _dense(layer: nnx.Linear, dropout: nnx.Dropout, x: Array, rngs: nnx.Rngs | None) -> Array:
-    return dropout(nnx.relu(layer(x)), deterministic=rngs is None, rngs=rngs)
+def _dense(
+    layer: nnx.Linear,
+    norm: nnx.Module | None,
+    dropout: nnx.Dropout,
+    x: Array,
+    rngs: nnx.Rngs | None,
+    where: Array | None,
+) -> Array:
+    x = layer(x)
+    if norm is not None:
+        x = _normalized(norm, x, rngs is not None, where)
+    return dropout(nnx.relu(x), deterministic=rngs is None, rngs=rngs)
 
 
 class ConvNet(nnx.Module):
@@ -93,6 +117,7 @@ class ConvNet(nnx.Module):
       width: channels of the first stage; the representation has H = width · 2^(depth−1).
       depth: number of stages.
       dropout: rate on the representation.
+      norm: "group", "batch" or "layer".
       dtype: of the computation; parameters are float32.
       remat: compute the blocks' activations anew in the backward pass.
       rngs: of the initial parameters.
@@ -105,6 +130,7 @@ class ConvNet(nnx.Module):
         depth: int,
         dropout: float,
         *,
+        norm: str = "group",
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
@@ -113,38 +139,56 @@ class ConvNet(nnx.Module):
         self.stem = nnx.Conv(num_channels, width, (3, 3), dtype=dtype, rngs=rngs)
         self.stages = nnx.List(
             [
-                _ConvBlock(before, after, dtype, rngs=rngs)
+                _ConvBlock(before, after, norm, dtype, rngs=rngs)
                 for before, after in itertools.pairwise([width, *widths])
             ]
         )
-        self.norm = _group_norm(widths[-1], dtype, rngs)
+        self.norm = _make_norm(norm, widths[-1], dtype, rngs)
         self.dropout = nnx.Dropout(dropout)
         self.remat = remat
+        self.out_features = widths[-1]
 
-    def __call__(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
-        """Representations [B, H] of images x; dropout is on where `rngs` are given."""
+    def __call__(
+        self, x: Array, *, rngs: nnx.Rngs | None = None, where: Array | None = None
+    ) -> Array:
+        """Representations [B, H] of images x."""
         x = self.stem(x)
-        block = nnx.remat(_ConvBlock.__call__) if self.remat else _ConvBlock.__call__
+        block = (
+            nnx.remat(_ConvBlock.__call__, static_argnums=2) if self.remat else _ConvBlock.__call__
+        )
         for stage in self.stages:
-            x = block(stage, x)
-        x = jnp.max(nnx.relu(self.norm(x)), axis=(1, 2))
+            x = block(stage, x, rngs is not None, where)
+        x = jnp.max(nnx.relu(_normalized(self.norm, x, rngs is not None, where)), axis=(1, 2))
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)
 
 
 class _ConvBlock(nnx.Module):
-    def __init__(self, before: int, after: int, dtype: DTypeLike, *, rngs: nnx.Rngs):
+    def __init__(self, before: int, after: int, norm: str, dtype: DTypeLike, *, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.norm1 = _group_norm(before, dtype, rngs)
+        self.norm1 = _make_norm(norm, before, dtype, rngs)
         self.conv1 = nnx.Conv(before, after, (3, 3), strides=2, **options)
-        self.norm2 = _group_norm(after, dtype, rngs)
+        self.norm2 = _make_norm(norm, after, dtype, rngs)
         self.conv2 = nnx.Conv(after, after, (3, 3), **options)
         self.skip = nnx.Conv(before, after, (1, 1), strides=2, **options)
 
-    def __call__(self, x: Array) -> Array:
-        y = nnx.relu(self.norm1(x))
-        return self.skip(y) + self.conv2(nnx.relu(self.norm2(self.conv1(y))))
+    def __call__(self, x: Array, training: bool, where: Array | None) -> Array:
+        y = nnx.relu(_normalized(self.norm1, x, training, where))
+        y = nnx.relu(_normalized(self.norm2, self.conv1(y), training, where))
+        return self.skip(y) + self.conv2(y)
 
 
-def _group_norm(channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.GroupNorm:
+def _make_norm(kind: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Any:
+    if kind == "batch":
+        return nnx.BatchNorm(channels, momentum=_BATCH_NORM_MOMENTUM, dtype=dtype, rngs=rngs)
+    if kind == "layer":
+        return nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
     groups = next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
     return nnx.GroupNorm(channels, num_groups=groups, dtype=dtype, rngs=rngs)
+
+
+def _normalized(norm: Any, x: Array, training: bool, where: Array | None) -> Array:
+    """`x` by `norm`; in training, batch norm takes its statistics from the rows in `where`."""
+    if not isinstance(norm, nnx.BatchNorm):
+        return norm(x)
+    mask = None if where is None else where.reshape(-1, *[1] * (x.ndim - 1))
+    return norm(x, use_running_average=not training, mask=mask)

@@ -1,5 +1,6 @@
-"""The model that is trained: encoder, projection head, linear classifier."""
+"""The model that is trained: encoder, projection head, linear classifier, the loss's parameters."""
 
+import math
 from typing import Any
 
 import jax
@@ -7,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sdjax.checks import suggest
-from sdjax.config import ModelConfig
-from sdjax.errors import InputError
-from sdjax.models.encoders import MLP, ConvNet
+from sdjax.config import LossConfig, ModelConfig
+from sdjax.models.registry import InputSpec, make_encoder
 
 Array = jax.Array
+
+_LEAST_TEMPERATURE = 0.01
 
 
 class Model(nnx.Module):
@@ -20,7 +21,8 @@ class Model(nnx.Module):
 
     Args:
       config: sizes, all of them above 0.
-      input_shape: shape of one example, (F,) or (height, width, channels).
+      loss: tells whether the loss has parameters.
+      input_spec: of one example, a pytree of `jax.ShapeDtypeStruct`.
       num_classes: number of labels C.
       rngs: of the initial parameters.
     """
@@ -28,29 +30,26 @@ class Model(nnx.Module):
     def __init__(
         self,
         config: ModelConfig,
-        input_shape: tuple[int, ...],
+        loss: LossConfig,
+        input_spec: InputSpec,
         num_classes: int,
         *,
         rngs: nnx.Rngs,
     ):
-        sizes = (input_shape[-1], config.width, config.depth, config.dropout)
-        options: dict[str, Any] = {"dtype": config.dtype, "remat": config.remat, "rngs": rngs}
-        if config.encoder == "mlp":
-            self.encoder = MLP(*sizes, config.frequencies, **options)
-            features = config.width
-        elif config.encoder == "convnet":
-            self.encoder = ConvNet(*sizes, **options)
-            features = config.width * 2 ** (config.depth - 1)
-        else:
-            raise InputError(suggest("encoder", config.encoder, ("mlp", "convnet")))
+        self.encoder = make_encoder(config, input_spec, rngs)
+        features = self.encoder.out_features
         self.projection = Projection(
             features, config.projection_width, config.projection_dim, config.dtype, rngs=rngs
         )
         self.classifier = nnx.Linear(features, num_classes, dtype=config.dtype, rngs=rngs)
+        self.loss = LossParameters(loss) if loss.learn_temperature else None
 
-    def encode(self, x: Array, *, rngs: nnx.Rngs | None = None) -> Array:
-        """Representations [B, H] of examples x [B, ...]; `rngs` turn dropout on."""
-        return self.encoder(x, rngs=rngs)
+    def encode(self, x: Any, *, rngs: nnx.Rngs | None = None, where: Array | None = None) -> Array:
+        """Representations [B, H] of examples x [B, ...].
+
+        `rngs` turn dropout on, and batch statistics to those of the rows in `where` [B].
+        """
+        return self.encoder(x, rngs=rngs, where=where)
 
     def project(self, representation: Array) -> Array:
         """Embeddings float32 [B, D] to contrast, of representations [B, H]."""
@@ -59,6 +58,15 @@ class Model(nnx.Module):
     def classify(self, representation: Array) -> Array:
         """Logits float32 [B, C] of representations [B, H]."""
         return self.classifier(representation).astype(jnp.float32)
+
+    def classify_block(self, representation: Array, start: Array | int, size: int) -> Array:
+        """Logits float32 [B, size] of the labels from `start` on."""
+        dtype = self.classifier.dtype
+        kernel = jax.lax.dynamic_slice_in_dim(self.classifier.kernel[...], start, size, axis=1)
+        assert self.classifier.bias is not None
+        bias = jax.lax.dynamic_slice_in_dim(self.classifier.bias[...], start, size)
+        logits = representation.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
+        return logits.astype(jnp.float32)
 
 
 class Projection(nnx.Module):
@@ -70,3 +78,20 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return self.out(x if self.hidden is None else nnx.relu(self.hidden(x)))
+
+
+class LossParameters(nnx.Module):
+    """What a loss learns: its temperature, as a logarithm.
+
+    References:
+      Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021
+      (https://arxiv.org/abs/2103.00020), which also bounds it by 0.01.
+    """
+
+    def __init__(self, config: LossConfig):
+        self.log_temperature = nnx.Param(jnp.asarray(math.log(config.temperature), jnp.float32))
+
+    @property
+    def temperature(self) -> Array:
+        """At least 0.01."""
+        return jnp.maximum(jnp.exp(self.log_temperature[...]), _LEAST_TEMPERATURE)

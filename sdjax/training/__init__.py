@@ -1,21 +1,25 @@
-"""Training: processes, phases, steps, checkpoints, test, and the trained model."""
+"""Training: setup, phases, steps, checkpoints, test, and the trained model."""
 
-from sdjax.training.errors import reported_errors
-from sdjax.training.interrupt import Interrupted
-from sdjax.training.loop import NonFiniteLossError
+from sdjax.training.errors import Interrupted, NonFiniteLossError, PeerError, reported_errors
 from sdjax.training.predictor import Predictor, load
-from sdjax.training.processes import PeerError, initialize
+from sdjax.training.processes import initialize
 from sdjax.training.results import print_results
-from sdjax.training.run import Run
+from sdjax.training.run import score, train
+from sdjax.training.setup import Setup, make_setup
+from sdjax.training.workdir import with_saved_batch_size
 
 __all__ = [
     "Interrupted",
     "NonFiniteLossError",
     "PeerError",
     "Predictor",
-    "Run",
+    "Setup",
     "initialize",
     "load",
+    "make_setup",
     "print_results",
     "reported_errors",
+    "score",
+    "train",
+    "with_saved_batch_size",
 ]

@@ -14,8 +14,9 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from sdjax.errors import InputError
+from sdjax.training.errors import LostPeerError
 from sdjax.training.fingerprint import fingerprint
-from sdjax.training.processes import LostPeerError, is_main, together
+from sdjax.training.processes import is_main, together
 from sdjax.training.state import TrainState
 
 Position = dict[str, int | str]

@@ -1,48 +1,82 @@
-"""How a run that fails tells so."""
+"""The errors that end a run, and what the user sees of them."""
 
 import contextlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Iterator
 
 import jax
 
-from sdjax.training.interrupt import Interrupted
-from sdjax.training.loop import NonFiniteLossError
-from sdjax.training.processes import LostPeerError, PeerError
+from sdjax.errors import InputError
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss, or its gradient, is infinite or not a number."""
+
+
+class PeerError(RuntimeError):
+    """Another process of the run failed."""
+
+
+class LostPeerError(RuntimeError):
+    """Another process of the run is gone."""
+
+
+class Interrupted(SystemExit):
+    """The run was asked to stop; the exit status is that of the signal.
+
+    Args:
+      number: of the signal.
+      text: what was done, and what is saved.
+    """
+
+    def __init__(self, number: int, text: str):
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number)
+        self.text = f"Stopped by {self.signal.name} {text}"
+
+    def __str__(self) -> str:
+        return self.text
+
 
 # Errors that the user can do something about: their text says it all.
-_EXPECTED = (NonFiniteLossError, OSError, PeerError, ValueError)
+_EXPECTED = (InputError, NonFiniteLossError, OSError, PeerError)
 
 
 @contextlib.contextmanager
-def reported_errors() -> Iterator[None]:
+def reported_errors(debug: bool = False) -> Iterator[None]:
     """A block whose expected errors end the program with one line, others with a traceback.
 
     A process that fails among several ends at once: the others wait for it, and Python would have
     it wait for them.
+
+    Args:
+      debug: show the traceback of every error.
     """
     try:
         yield
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         raise
+    except KeyboardInterrupt:
+        print("Stopped by SIGINT. The same command resumes from what is saved.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
         several = jax.process_count() > 1
-        if isinstance(error, _EXPECTED):
-            print(f"Error: {error}", file=sys.stderr)
-        elif several and isinstance(error, LostPeerError | jax.errors.JaxRuntimeError):
+        lost = several and isinstance(error, LostPeerError | jax.errors.JaxRuntimeError)
+        if debug or not (lost or isinstance(error, _EXPECTED)):
+            traceback.print_exc()
+        elif lost:
             text = str(error).splitlines()[0][:300]
             print(
                 f"Error: process {jax.process_index()} lost another process ({text}). What was "
                 "saved is kept; the same command on all processes resumes from there.",
                 file=sys.stderr,
             )
-        elif several:
-            traceback.print_exc()
         else:
-            raise
+            print(f"Error: {error}", file=sys.stderr)
         if several:
             sys.stdout.flush()
             sys.stderr.flush()

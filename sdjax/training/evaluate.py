@@ -1,4 +1,4 @@
-"""Scores and embeddings of a whole split."""
+"""Scores and embeddings of a whole split, and the numbers of its learning curve."""
 
 import functools
 from collections.abc import Callable
@@ -8,18 +8,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.typing import ArrayLike
 
 from sdjax import metrics as metrics_lib
+from sdjax.config import Config
 from sdjax.data import Source, evaluation_batches, to_device
 from sdjax.training.mesh import Mesh, batch_sharding, replicated, rows_of_process
-from sdjax.training.phases import Phase
+from sdjax.training.objective import Batch, make_objective
 from sdjax.training.processes import is_main
-from sdjax.training.state import TrainState
-from sdjax.training.step import Objective
+from sdjax.training.recipes import Phase
+from sdjax.training.state import TrainState, Weights
 
 Array = jax.Array
-Forward = Callable[[nnx.State, nnx.State, ArrayLike], tuple[Array, Array]]
+Forward = Callable[[Weights, Any], tuple[Array, Array]]
+
+# Of the views of validation examples: the same at every step, so that its curve is smooth.
+_VIEWS_SEED = 0
+_VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
 
 
 class Outputs(NamedTuple):
@@ -35,20 +39,21 @@ class Outputs(NamedTuple):
     embeddings: np.ndarray
 
 
+@functools.lru_cache(maxsize=32)
 def make_forward(graph: nnx.GraphDef, mesh: Mesh | None = None) -> Forward:
-    """The jitted model, as a function of (params, variables, x) -> (scores, embeddings).
+    """The jitted model, as a function of (weights, x) -> (scores, embeddings).
 
     On a mesh, every device and so every process gets the outputs of the whole batch.
     """
 
-    def member(params: nnx.State, variables: nnx.State, x: Any) -> tuple[Array, Array]:
-        model = nnx.merge(graph, params, variables)
+    def member(weights: Weights, x: Any) -> tuple[Array, Array]:
+        model = nnx.merge(graph, *weights)
         representation = model.encode(x)
         return model.classify(representation), representation
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh) if mesh else None)
-    def forward(params: nnx.State, variables: nnx.State, x: ArrayLike) -> tuple[Array, Array]:
-        logits, representations = jax.vmap(member, in_axes=(0, 0, None))(params, variables, x)
+    def forward(weights: Weights, x: Any) -> tuple[Array, Array]:
+        logits, representations = jax.vmap(member, in_axes=(0, None))(weights, x)
         embeddings = jnp.moveaxis(representations, 0, 1).reshape(representations.shape[1], -1)
         return jax.nn.sigmoid(logits.mean(axis=0)), embeddings
 
@@ -56,19 +61,14 @@ def make_forward(graph: nnx.GraphDef, mesh: Mesh | None = None) -> Forward:
 
 
 def run_model(
-    forward: Forward,
-    params: nnx.State,
-    variables: nnx.State,
-    source: Source,
-    batch_size: int,
-    mesh: Mesh,
+    forward: Forward, weights: Weights, source: Source, batch_size: int, mesh: Mesh
 ) -> Outputs:
     """Scores and embeddings of every example of `source`, in order."""
     parts = []
     rows = rows_of_process(batch_size, mesh)
     for batch in evaluation_batches(source, batch_size, rows=rows):
         x = to_device({"x": batch["x"]}, batch_sharding(mesh))["x"]
-        outputs = jax.device_get(forward(params, variables, x))
+        outputs = jax.device_get(forward(weights, x))
         # Padding, if any, ends the last batch.
         left = len(source) - batch_size * len(parts)
         parts.append([output[:left] for output in outputs])
@@ -76,48 +76,61 @@ def run_model(
     return Outputs(scores, embeddings)
 
 
+@functools.lru_cache(maxsize=32)
+def make_losses(
+    config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
+) -> Callable[[Weights, Any, Batch], dict[str, Array]]:
+    """The jitted losses of a batch, as a function of (weights, aux, batch); means over members."""
+    objective = make_objective(config, phase, graph, mesh)
+
+    @jax.jit
+    def losses(weights: Weights, aux: Any, batch: Batch) -> dict[str, Array]:
+        def member(weights: Weights, aux: Any) -> dict[str, Array]:
+            aux = {**aux, "variables": weights.variables}
+            key = jax.random.key(_VIEWS_SEED)
+            loss, (_, terms) = objective(weights.params, aux, batch, key, False)
+            return {"loss": loss, **terms}
+
+        return jax.tree.map(jnp.mean, jax.vmap(member)(weights, aux))
+
+    return losses
+
+
 def make_validate(
-    objective: Objective,
-    forward: Forward,
+    config: Config,
+    phase: Phase,
+    graph: nnx.GraphDef,
+    mesh: Mesh,
     source: Source,
     batch_size: int,
-    mesh: Mesh,
-    phase: Phase,
 ) -> Callable[[TrainState], dict[str, float]]:
     """A function from state to the numbers that the learning curves show of a split.
 
-    Losses are means over the batches, by their number of examples, without augmentation; mAP and
-    F1 are added, on the main process, where the phase trains the classifier.
+    Losses are means over the batches, by their number of examples, with dropout off: the
+    contrastive one of two views of each example, as in training, binary cross-entropy of the
+    examples as they are. mAP and F1 are added where the phase trains the classifier, on the main
+    process.
     """
-
-    @jax.jit
-    def losses(params, variables, batch):
-        def member(params, variables):
-            loss, terms = objective(params, variables, batch, None)
-            return {"loss": loss, **terms}
-
-        return jax.tree.map(jnp.mean, jax.vmap(member)(params, variables))
-
+    losses, forward = make_losses(config, phase, graph, mesh), make_forward(graph, mesh)
     rows = rows_of_process(batch_size, mesh)
 
     def validate(state: TrainState) -> dict[str, float]:
-        params, variables = state.best_params, state.variables
         totals: dict[str, float] = {}
         scores = []
         starts = range(0, len(source), batch_size)
-        for start, batch in zip(
-            starts, evaluation_batches(source, batch_size, rows=rows), strict=True
-        ):
+        batches = evaluation_batches(source, batch_size, rows=rows)
+        for start, batch in zip(starts, batches, strict=True):
             on_device = to_device(batch, batch_sharding(mesh))
             count = min(batch_size, len(source) - start)
-            for name, value in jax.device_get(losses(params, variables, on_device)).items():
+            values = jax.device_get(losses(state.best, state.aux, on_device))
+            for name, value in values.items():
                 totals[name] = totals.get(name, 0.0) + float(value) * count / len(source)
             if phase.supervised:
-                outputs = jax.device_get(forward(params, variables, on_device["x"]))
-                scores.append(outputs[0][:count])
+                scores.append(jax.device_get(forward(state.best, on_device["x"])[0])[:count])
         if phase.supervised and is_main():
-            values = metrics_lib.evaluate(source.labels, np.concatenate(scores))
-            totals |= {name: values[name] for name in ("mAP", "micro_f1", "macro_f1")}
+            totals |= metrics_lib.evaluate(
+                source.labels, np.concatenate(scores), only=_VALIDATION_METRICS
+            )
         return totals
 
     return validate

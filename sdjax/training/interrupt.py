@@ -2,32 +2,19 @@
 
 import os
 import signal
+import threading
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
 
-class Interrupted(SystemExit):
-    """The run was asked to stop, and has saved; the exit status is that of the signal."""
-
-    def __init__(self, number: int, step: int):
-        super().__init__(128 + number)
-        self.signal = signal.Signals(number)
-        self.step = step
-
-    def __str__(self) -> str:
-        return (
-            f"Stopped by {self.signal.name} after step {self.step}; saved. "
-            "The same command resumes from there."
-        )
-
-
 class InterruptGuard:
     """Notes SIGTERM and SIGINT instead of dying; a second one of them kills as usual.
 
     Where there are several processes, a signal to one of them stops all after the same step. JAX
-    itself listens for SIGTERM then, and tells the others.
+    itself listens for SIGTERM then, and tells the others. Outside the main thread, which alone may
+    listen for signals, it notes nothing.
     """
 
     def __init__(self) -> None:
@@ -36,8 +23,10 @@ class InterruptGuard:
         self._alone = jax.process_count() == 1
 
     def __enter__(self) -> "InterruptGuard":
-        for number in (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,):
-            self._previous[number] = signal.signal(number, self._note)
+        numbers = (signal.SIGTERM, signal.SIGINT) if self._alone else (signal.SIGINT,)
+        if threading.current_thread() is threading.main_thread():
+            for number in numbers:
+                self._previous[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *error: object) -> None:

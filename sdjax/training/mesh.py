@@ -60,13 +60,16 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 
 def state_sharding(state: Any, mesh: Mesh) -> Any:
-    """Sharding of each array of a state, or of their shapes: large ones along the FSDP axis.
+    """Sharding of each array of a state, or of their shapes.
 
-    The longest axis that divides is cut, other than the first, which counts members.
+    Large ones lie along the FSDP axis: the longest axis that divides is cut, other than the first,
+    which counts members. What is remembered of past batches lies as the rows of a batch do.
     """
     parts = mesh.shape[FSDP_AXIS]
 
-    def sharding(x: Any) -> NamedSharding:
+    def sharding(path: Any, x: Any) -> NamedSharding:
+        if _is_of_queue(path) and len(x.shape) > 1:
+            return NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
         axes = [axis for axis in range(1, len(x.shape)) if x.shape[axis] % parts == 0]
         if parts == 1 or not axes or math.prod(x.shape) < _SMALLEST_SHARDED:
             return replicated(mesh)
@@ -74,7 +77,13 @@ def state_sharding(state: Any, mesh: Mesh) -> Any:
         spec = [FSDP_AXIS if axis == longest else None for axis in range(len(x.shape))]
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(sharding, state)
+    return jax.tree_util.tree_map_with_path(sharding, state)
+
+
+def _is_of_queue(path: Any) -> bool:
+    """Whether a leaf of a state belongs to `aux["queue"]`."""
+    names = [getattr(key, "name", getattr(key, "key", None)) for key in path[:2]]
+    return names == ["aux", "queue"]
 
 
 def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
@@ -87,8 +96,11 @@ def rows_of_process(batch_size: int, mesh: Mesh) -> np.ndarray:
 def evaluation_batch_size(config: Config, num_examples: int, mesh: Mesh) -> int:
     """Examples that are evaluated at once, outputs of which every device holds.
 
-    At most those of a training batch and those there are, but a multiple of devices × microbatches.
+    At most those of a training batch and those there are, but a multiple of devices ×
+    microbatches; with a queue just those of a training batch, beside which it lies.
     """
+    if config.queue.size:
+        return config.batch_size
     most = min(config.batch_size, num_examples, _MOST_EVALUATED)
     parts = mesh.size * config.microbatches
     return -(-most // parts) * parts

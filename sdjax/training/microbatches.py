@@ -9,7 +9,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from sdjax.training.mesh import Mesh, batch_axes
 
 Array = jax.Array
-Function = Callable[[Any, Array | None], Any]
+Function = Callable[[Any, Array | None, Any], tuple[Any, Any]]
 
 
 def in_microbatches(function: Function, microbatches: int, mesh: Mesh) -> Function:
@@ -20,8 +20,9 @@ def in_microbatches(function: Function, microbatches: int, mesh: Mesh) -> Functi
     whole batch.
 
     Args:
-      function: of (rows, key): arrays [B, ...], and a key, or None; returns arrays [B, ...], of
-        which each row depends on its own row alone.
+      function: of (rows, key, carry): a pytree of arrays [B, ...]; a key, or None; and what one
+        microbatch hands to the next, such as batch statistics. Returns a pytree of arrays
+        [B, ...], and the carry. But for batch statistics, each row depends on its own row alone.
       microbatches: their number, which divides the rows of each device.
       mesh: over which the rows are spread.
 
@@ -33,20 +34,22 @@ def in_microbatches(function: Function, microbatches: int, mesh: Mesh) -> Functi
         return function
     sharding = NamedSharding(mesh, PartitionSpec(None, batch_axes(mesh)))
 
-    def apart(x: Array) -> Array:
+    def split(x: Array) -> Array:
         # Every microbatch takes rows of every device.
         parts = x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1)
         return jax.lax.with_sharding_constraint(parts, sharding)
 
-    def joined(parts: Array) -> Array:
+    def merged(parts: Array) -> Array:
         return parts.swapaxes(0, 1).reshape(-1, *parts.shape[2:])
 
     @jax.checkpoint
-    def of_microbatch(rows_and_key: tuple[Any, Array | None]) -> Any:
-        return function(*rows_and_key)
+    def of_microbatch(carry: Any, rows_and_key: tuple[Any, Array | None]) -> tuple[Any, Any]:
+        results, carry = function(*rows_and_key, carry)
+        return carry, results
 
-    def of_batch(rows: Any, key: Array | None) -> Any:
+    def of_batch(rows: Any, key: Array | None, carry: Any) -> tuple[Any, Any]:
         keys = None if key is None else jax.random.split(key, microbatches)
-        return jax.tree.map(joined, jax.lax.map(of_microbatch, (jax.tree.map(apart, rows), keys)))
+        carry, results = jax.lax.scan(of_microbatch, carry, (jax.tree.map(split, rows), keys))
+        return jax.tree.map(merged, results), carry
 
     return of_batch

@@ -1,7 +1,8 @@
-"""A trained model, ready to use."""
+"""A trained model, ready to use, or to start another run from."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,11 +11,20 @@ from jax.sharding import SingleDeviceSharding
 
 from sdjax.config import Config
 from sdjax.data import Preprocess, steps_per_epoch
+from sdjax.errors import InputError
+from sdjax.labels import LabelIndices
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, Position
-from sdjax.training.evaluate import Forward, make_forward
-from sdjax.training.phases import make_phases, phase_of_step
-from sdjax.training.state import TrainState, init_state, model_graph
+from sdjax.training.evaluate import make_forward
+from sdjax.training.recipes import Phase, make_phases, parameter_name, phase_of_step
+from sdjax.training.state import (
+    ExampleSpec,
+    TrainState,
+    Weights,
+    init_model,
+    init_state,
+    model_graph,
+)
 
 _BATCH = 256
 
@@ -26,39 +36,66 @@ class Predictor:
       config: of the run.
       preprocess: turns raw inputs into the model's; knows feature and label names.
       label_names: of the C labels.
+      phase: that the run was in when it saved the model.
+      step: after which it was saved.
+      weights: parameters and variables of all members.
     """
 
-    def __init__(self, config: Config, preprocess: Preprocess, state: TrainState, forward: Forward):
+    def __init__(
+        self,
+        config: Config,
+        preprocess: Preprocess,
+        spec: ExampleSpec,
+        phase: Phase,
+        state: TrainState,
+    ):
         self.config = config
         self.preprocess = preprocess
         self.label_names = preprocess.label_names
-        self._state = state
-        self._forward = forward
+        self.phase = phase
+        self.step = int(state.step)
+        self.weights = state.best
+        self._forward = make_forward(model_graph(config, spec))
 
     def embed(self, x: np.ndarray) -> np.ndarray:
         """Representations of the encoder, float32 [N, H], of raw inputs x [N, ...]."""
-        return self.run(self.preprocess(x))[1]
+        return self._run(self.preprocess(x))[1]
 
     def predict_proba(self, x: np.ndarray) -> np.ndarray:
-        """Probabilities of the labels, float32 [N, C], of raw inputs x [N, ...]."""
+        """Probabilities of the labels, float32 [N, C], of raw inputs x [N, ...].
+
+        Raises:
+          InputError: if the run stopped before it trained the classifier.
+        """
         return self.run(self.preprocess(x))[0]
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(probabilities [N, C], representations [N, H]) of preprocessed inputs [N, ...]."""
+        """(probabilities [N, C], representations [N, H]) of preprocessed inputs [N, ...].
+
+        Raises:
+          InputError: if the run stopped before it trained the classifier.
+        """
+        if not self.phase.supervised:
+            raise InputError(
+                f"The run stopped in phase {self.phase.name!r}, after step {self.step}: its "
+                "classifier is not trained yet, so that there are no probabilities. Resume the "
+                "run, or take `embed`: the encoder is what was trained."
+            )
+        return self._run(x)
+
+    def _run(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         parts = []
         for start in range(0, max(len(x), 1), _BATCH):
             chunk = x[start : start + _BATCH]
             padding = [(0, _BATCH - len(chunk))] + [(0, 0)] * (x.ndim - 1)
-            outputs = self._forward(
-                self._state.best_params, self._state.variables, np.pad(chunk, padding)
-            )
+            outputs = self._forward(self.weights, np.pad(chunk, padding))
             parts.append([np.asarray(output)[: len(chunk)] for output in outputs])
         scores, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
         return scores, embeddings
 
 
 def load(workdir: str | Path) -> Predictor:
-    """The model of the newest checkpoint in a run's workdir.
+    """The model of a run: of its newest checkpoint, or of the best where the run selects one.
 
     Args:
       workdir: of a run of `train.py`.
@@ -68,9 +105,11 @@ def load(workdir: str | Path) -> Predictor:
 
     Raises:
       FileNotFoundError: if there is no run, or it has not saved a checkpoint yet.
+      InputError: if another version of sdjax wrote it.
     """
     workdir = Path(workdir)
-    for name in (workdir_lib.CONFIG, workdir_lib.PREPROCESS, workdir_lib.CHECKPOINTS):
+    names = (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.PREPROCESS, workdir_lib.CHECKPOINTS)
+    for name in names:
         if not (workdir / name).exists():
             raise FileNotFoundError(
                 f"{workdir} is not the workdir of a run: it holds no {name}. A run is made by "
@@ -78,22 +117,99 @@ def load(workdir: str | Path) -> Predictor:
             )
     config = workdir_lib.read_config(workdir)
     preprocess = Preprocess.from_json(json.loads((workdir / workdir_lib.PREPROCESS).read_text()))
-    shape, num_classes = preprocess.input_shape, len(preprocess.label_names)
+    data = json.loads((workdir / workdir_lib.DATA).read_text())
+    spec = _example_spec(preprocess, data)
+    per_epoch = steps_per_epoch(data["train"]["examples"], config.batch_size, config.drop_remainder)
+    phases = make_phases(config, per_epoch)
+    one_device = SingleDeviceSharding(jax.devices()[0])
 
     def abstract_state(position: Position) -> TrainState:
-        num_examples = int(position["num_examples"])
-        epoch = steps_per_epoch(num_examples, config.batch_size, config.drop_remainder)
-        phase = phase_of_step(make_phases(config, epoch), int(position["step"]))
-        shapes = jax.eval_shape(lambda: init_state(config, shape, num_classes, phase))
+        phase = phase_of_step(phases, int(position["step"]))
+        shapes = jax.eval_shape(lambda: init_state(config, spec, phase, jax.random.key(0)))
         return jax.tree.map(
             lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), shapes
         )
 
-    one_device = SingleDeviceSharding(jax.devices()[0])
-    checkpoints = Checkpoints(workdir / workdir_lib.CHECKPOINTS, read_only=True)
-    restored = checkpoints.restore_newest(abstract_state)
+    checkpoints = Checkpoints(
+        workdir / workdir_lib.CHECKPOINTS, read_only=True, best_by=config.select_by
+    )
+    restored = checkpoints.restore_best(abstract_state) if config.select_by else None
+    restored = restored or checkpoints.restore_newest(abstract_state)
     checkpoints.close()
     if restored is None:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")
-    graph: nnx.GraphDef = model_graph(config, shape, num_classes)
-    return Predictor(config, preprocess, restored[0], make_forward(graph))
+    state, position = restored
+    phase = phase_of_step(phases, int(position["step"]))
+    return Predictor(config, preprocess, spec, phase, state)
+
+
+def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, ...]) -> Weights:
+    """The weights of the run in `config.model.init_from`, for a run of `config`.
+
+    Encoder and projection are taken, and where the labels are the same ones the classifier. One
+    network serves all members; of several, each member has its own.
+
+    Raises:
+      InputError: if the encoders are not alike; names what differs.
+      FileNotFoundError: if there is no such run.
+    """
+    source = load(config.model.init_from)
+    wanted = jax.eval_shape(lambda: init_model(config, spec, jax.random.key(0)))
+    parts = ["encoder", "projection"]
+    if source.label_names == label_names:
+        parts.append("classifier")
+    states = []
+    for old, new in zip(source.weights, wanted, strict=True):
+        states.append(
+            nnx.State(
+                {
+                    name: _fitted(name, old.get(name, nnx.State({})), new[name], config)
+                    for name in parts
+                    if name in new
+                }
+            )
+        )
+    return Weights(*states)
+
+
+def _fitted(name: str, given: nnx.State, wanted: nnx.State, config: Config) -> nnx.State:
+    """Arrays of part `name` of another run, for each member of this one."""
+
+    def shapes(state: nnx.State) -> dict[str, tuple[int, ...]]:
+        leaves = jax.tree_util.tree_leaves_with_path(state)
+        return {f"{name}.{parameter_name(path)}": leaf.shape[1:] for path, leaf in leaves}
+
+    there, here = shapes(given), shapes(wanted)
+    differing = [
+        f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here"
+        for key in sorted(there.keys() | here.keys())
+        if there.get(key) != here.get(key)
+    ]
+    if differing:
+        raise InputError(
+            f"model.init_from {config.model.init_from}: its model is of another shape "
+            f"({'; '.join(differing[:5])}{'; ...' if differing[5:] else ''})."
+        )
+    members = config.model.members
+
+    def of_members(x: jax.Array) -> np.ndarray:
+        array = np.asarray(x)
+        if len(array) not in (1, members):
+            raise InputError(
+                f"model.init_from {config.model.init_from}: its {len(array)} members cannot "
+                f"start {members}; set model.members={len(array)}."
+            )
+        return np.broadcast_to(array, (members, *array.shape[1:]))
+
+    return jax.tree.map(of_members, given)
+
+
+def _example_spec(preprocess: Preprocess, data: dict[str, Any]) -> ExampleSpec:
+    """The spec of the examples of a run, from what its workdir says."""
+    num_classes, length = len(preprocess.label_names), data["label_indices"]
+    dtype = np.dtype(data["label_dtype"])
+    if length:
+        labels: Any = LabelIndices(jax.ShapeDtypeStruct((length,), dtype), num_classes)
+    else:
+        labels = jax.ShapeDtypeStruct((num_classes,), dtype)
+    return ExampleSpec.of(jax.ShapeDtypeStruct(preprocess.input_shape, np.float32), labels)

@@ -11,19 +11,12 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from sdjax.errors import InputError
+from sdjax.training.errors import LostPeerError, PeerError
 from sdjax.training.rendezvous import meet
 
 _TEXT_BYTES = 2**14
 # Of JAX where it finds no pod, GKE, Slurm or MPI job around it.
 _NO_CLUSTER = "coordinator_address should be defined"
-
-
-class PeerError(RuntimeError):
-    """Another process of the run failed."""
-
-
-class LostPeerError(RuntimeError):
-    """Another process of the run is gone."""
 
 
 def initialize(

@@ -8,11 +8,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from sdjax import label_sets
 from sdjax import metrics as metrics_lib
 from sdjax.config import Config
 from sdjax.data import Dataset
 from sdjax.training.evaluate import Outputs
-from sdjax.training.records import read_records
+from sdjax.training.logbook import RECORDS, read_records
 
 HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc", "p_at_1")
 
@@ -26,7 +27,7 @@ def test_results(
     "thresholds" that were tuned on validation, by label.
     """
     validation_labels, test_labels = dataset.validation.labels, dataset.test.labels
-    counts = dataset.train.labels.sum(axis=0)
+    counts = label_sets.counts(dataset.train.labels)
     thresholds = metrics_lib.tune_thresholds(validation_labels, validation_scores)
 
     def evaluate(labels: np.ndarray, scores: np.ndarray, at: float | np.ndarray) -> dict[str, Any]:
@@ -41,9 +42,14 @@ def test_results(
 
 
 def write_report(
-    workdir: Path, config: Config, dataset: Dataset, outputs: Outputs, results: dict[str, Any]
+    workdir: Path,
+    config: Config,
+    dataset: Dataset,
+    outputs: Outputs,
+    results: dict[str, Any],
+    step: int,
 ) -> Path:
-    """Writes `report/` and returns the path of its `report.md`."""
+    """Writes `report/` on the model of `step`, and returns the path of its `report.md`."""
     # Plotting is imported where it is used: a model that only predicts needs none of it.
     from sdjax.report import report
 
@@ -51,13 +57,15 @@ def write_report(
         title=dataset.name,
         loss="bce" if config.recipe == "bce" else config.loss.name,
         label_names=dataset.label_names,
-        history=read_records(workdir / "metrics.jsonl"),
+        history=read_records(workdir / RECORDS),
         train_labels=dataset.train.labels,
         test_labels=dataset.test.labels,
         test_scores=outputs.scores,
         test_embeddings=outputs.embeddings,
         results=results,
         config=dataclasses.asdict(config),
+        tested_step=step,
+        tested_by=config.select_by,
     )
     return report.write_report(workdir, inputs)
 

@@ -1,7 +1,13 @@
-"""A whole run: data, phases, checkpoints, test."""
+"""A whole run: phases, steps, checkpoints, test.
+
+A batch's way from file to gradient: `data/readers` reads, `data/sources` preprocesses,
+`data/batches` orders, here it goes to the devices, `step` takes the gradient of `objective`, whose
+loss is of `sdjax.losses`.
+"""
 
 import contextlib
-import functools
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,187 +15,218 @@ import jax
 import numpy as np
 
 from sdjax import data as data_lib
-from sdjax.config import Config
 from sdjax.errors import InputError
 from sdjax.training import workdir as workdir_lib
-from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError, Position
-from sdjax.training.evaluate import Outputs, make_forward, run_model
+from sdjax.training.checkpoint import Checkpoints
+from sdjax.training.errors import Interrupted, NonFiniteLossError
+from sdjax.training.evaluate import make_forward, make_validate, run_model
 from sdjax.training.interrupt import InterruptGuard
-from sdjax.training.loop import train_phase
-from sdjax.training.mesh import check_batch_size, evaluation_batch_size, make_mesh
-from sdjax.training.phases import Phase, make_phases, phase_of_step
-from sdjax.training.processes import check_equal, is_main, together
-from sdjax.training.profiler import StepProfiler
-from sdjax.training.reporter import Reporter
-from sdjax.training.resolve import check_config, resolve
-from sdjax.training.results import test_results, write_report
-from sdjax.training.state import (
-    TrainState,
-    abstract,
-    begin_phase,
-    init_state,
-    model_graph,
-    place,
+from sdjax.training.logbook import Logbook
+from sdjax.training.mesh import (
+    batch_sharding,
+    evaluation_batch_size,
+    one_program_at_a_time,
+    rows_of_process,
 )
+from sdjax.training.objective import Metrics
+from sdjax.training.processes import is_main, together
+from sdjax.training.profiler import StepProfiler
+from sdjax.training.recipes import Phase
+from sdjax.training.results import test_results, write_report
+from sdjax.training.setup import Setup
+from sdjax.training.state import TrainState, beginner
+from sdjax.training.step import make_train_step
 
 
-class Run:
-    """A training run in its workdir.
+def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -> TrainState:
+    """The trained state: resumes what `workdir` holds, and trains what is left.
 
     Args:
-      config: of the run.
-      workdir: folder for all that the run writes; a run that is there goes on.
+      setup: of the run.
+      workdir: folder for all that the run writes; None writes nothing.
+      profile: trace a few steps into the workdir's `profile/`.
+
+    Returns:
+      The state to test: the last one, or with `config.select_by` the best.
 
     Raises:
-      ValueError: if config, data and workdir do not fit together.
+      InputError: if the workdir is another run's.
       OSError: if the workdir cannot be written to, or its disk is too full.
+      Interrupted: after SIGTERM or Ctrl-C, once all is saved.
+      NonFiniteLossError: naming the step; what was saved before it stays.
     """
-
-    def __init__(self, config: Config, workdir: Path):
-        check_config(config)
-        self.workdir = workdir
-        # Process 0 first: what it prepares on a shared disk is ready for the others.
-        for turn in (True, False):
-            with together():
-                if is_main() == turn:
-                    self.dataset = data_lib.load(config.data, config.seed)
-        self.mesh = make_mesh(config.mesh)
-        train, shape = self.dataset.train, self.dataset.input_shape
-        config = workdir_lib.with_saved_batch_size(config, workdir)
-        self.config = config = resolve(config, len(train), shape, self.mesh.size)
-        sizes = {name: len(getattr(self.dataset, name)) for name in ("train", "validation", "test")}
-        check_equal({**workdir_lib.flat(config), **sizes, "labels": self.dataset.num_classes})
-        check_batch_size(config.batch_size, len(train), config.microbatches, self.mesh)
-        if config.loss.name == "supcon":
-            _check_single_label(train.labels)
-        self.steps_per_epoch = data_lib.steps_per_epoch(
-            len(train), config.batch_size, config.drop_remainder
+    if workdir is None and setup.config.select_by:
+        raise InputError("select_by keeps the best checkpoint, and needs a workdir to keep it in.")
+    with contextlib.ExitStack() as stack:
+        checkpoints = None
+        if workdir is not None:
+            checkpoints = stack.enter_context(opened(setup, workdir))
+        state = _restored_or_initial(setup, checkpoints)
+        step = int(state.step)
+        traced = workdir / workdir_lib.PROFILE if profile and workdir and is_main() else None
+        run = _Running(
+            setup,
+            checkpoints,
+            stack.enter_context(Logbook(workdir, step)),
+            stack.enter_context(InterruptGuard()),
+            stack.enter_context(StepProfiler(traced)),
         )
-        self.phases = make_phases(config, self.steps_per_epoch)
-        self.graph = model_graph(config, shape, self.dataset.num_classes)
-        self.forward = make_forward(self.graph, self.mesh)
-        with together():
-            if is_main():
-                self._open_workdir()
-        if jax.process_count() > 1:
-            workdir_lib.check_shared(workdir)
-        folder = workdir / workdir_lib.CHECKPOINTS
-        self.checkpoints = Checkpoints(folder, keep=config.keep_checkpoints)
+        if step:
+            run.logbook.say(f"Resuming after step {step} of {setup.phases[-1].stop}.")
+        for phase in setup.phases:
+            if step >= phase.stop:
+                continue
+            if step == phase.start and step > 0:
+                state = beginner(setup.program, setup.spec, phase, setup.mesh)(state)
+            state = run.train_phase(phase, step, state)
+            step = phase.stop
+        if checkpoints is not None and setup.config.select_by:
+            checkpoints.wait()
+            best = checkpoints.restore_best(setup.abstract_state)
+            state = state if best is None else best[0]
+    return state
 
-    def _open_workdir(self) -> None:
-        workdir_lib.open_workdir(self.workdir, self.config)
-        leaves = jax.tree.leaves(self.abstract_state(self.position(0)))
-        state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        needed = (self.config.keep_checkpoints + 1) * state_bytes + 2**25
-        workdir_lib.check_free_space(self.workdir, needed)
-        preprocess = self.dataset.preprocess.to_json()
-        workdir_lib.write_json(self.workdir / workdir_lib.PREPROCESS, preprocess)
 
-    def train(self, *, profile: bool = False) -> TrainState:
-        """The trained state: resumes what is saved, and trains what is left.
+@contextlib.contextmanager
+def opened(setup: Setup, workdir: Path) -> Iterator[Checkpoints]:
+    """The checkpoints of `workdir`, once it is the home of the run."""
+    with together():
+        if is_main():
+            description = workdir_lib.describe_data(setup.dataset)
+            workdir_lib.check_workdir(workdir, setup.config, description)
+            leaves = jax.tree.leaves(setup.abstract_state(setup.position(0)))
+            state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
+            kept = setup.config.keep_checkpoints + bool(setup.config.select_by)
+            workdir_lib.check_free_space(workdir, (kept + 1) * state_bytes + 2**25)
+            preprocess = setup.dataset.preprocess.to_json()
+            workdir_lib.open_workdir(workdir, setup.config, description, preprocess)
+    if jax.process_count() > 1:
+        workdir_lib.check_shared(workdir)
+    checkpoints = Checkpoints(
+        workdir / workdir_lib.CHECKPOINTS,
+        keep=setup.config.keep_checkpoints,
+        best_by=setup.config.select_by,
+    )
+    with contextlib.closing(checkpoints):
+        yield checkpoints
 
-        Args:
-          profile: trace a few steps into the workdir's `profile/`.
-        """
-        step, state = self.restore_or_init()
-        traced = self.workdir / workdir_lib.PROFILE if profile and is_main() else None
-        with (
-            contextlib.closing(self.checkpoints),
-            Reporter(self.workdir, step) as reporter,
-            InterruptGuard() as guard,
-            StepProfiler(traced) as profiler,
-        ):
-            if step:
-                reporter.say(f"Resuming after step {step} of {self.phases[-1].stop}.")
-            for phase in self.phases:
-                if step >= phase.stop:
-                    continue
-                if step == phase.start and step > 0:
-                    state = place(functools.partial(begin_phase, phase=phase), self.mesh, state)
-                state = train_phase(self, phase, step, state, reporter, guard, profiler)
-                step = phase.stop
+
+def _restored_or_initial(setup: Setup, checkpoints: Checkpoints | None) -> TrainState:
+    restored = checkpoints.restore_newest(setup.abstract_state) if checkpoints else None
+    return setup.initial_state() if restored is None else restored[0]
+
+
+class _Running:
+    """What the phases of a run share while it goes on."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        checkpoints: Checkpoints | None,
+        logbook: Logbook,
+        guard: InterruptGuard,
+        profiler: StepProfiler,
+    ):
+        self.setup, self.checkpoints, self.logbook = setup, checkpoints, logbook
+        self.guard, self.profiler = guard, profiler
+
+    def train_phase(self, phase: Phase, step: int, state: TrainState) -> TrainState:
+        """The state at the end of `phase`, from the state after `step` steps of the run."""
+        setup, config = self.setup, self.setup.config
+        train_step = make_train_step(setup.program, phase, setup.graph, setup.mesh)
+        validate = make_validate(
+            setup.program,
+            phase,
+            setup.graph,
+            setup.mesh,
+            setup.dataset.validation,
+            evaluation_batch_size(config, len(setup.dataset.validation), setup.mesh),
+        )
+        batches = data_lib.training_batches(
+            setup.dataset.train,
+            config.batch_size,
+            seed=setup.data_seed(phase),
+            drop_remainder=config.drop_remainder,
+            start=step - phase.start,
+            rows=rows_of_process(config.batch_size, setup.mesh),
+        )
+        sharding = batch_sharding(setup.mesh)
+        pending: list[Metrics] = []
+        started = time.monotonic()
+        while step < phase.stop:
+            self.profiler.before_step(pending)
+            state, step_metrics = train_step(state, data_lib.to_device(next(batches), sharding))
+            if one_program_at_a_time(setup.mesh):
+                jax.block_until_ready(step_metrics)
+            pending.append(step_metrics)
+            step += 1
+            done, last = step - phase.start, step == phase.stop
+            interrupted = self.guard.requested(step)  # read once: a signal may come at any time
+            validates = last or done % (config.evaluate_every * setup.steps_per_epoch) == 0
+            saves = last or step % config.checkpoint_every == 0 or interrupted is not None
+            saves |= validates and bool(config.select_by)
+            if not (saves or validates or step % config.log_every == 0):
+                continue
+            # Before anything is saved: a broken state must not replace a sound one.
+            means = finite_means(pending, step, phase)
+            rate = len(pending) * config.batch_size / max(time.monotonic() - started, 1e-9)
+            where = {"step": step, "epoch": done / setup.steps_per_epoch, "phase": phase.name}
+            self.logbook.write({**where, "split": "train", **means, "examples_per_second": rate})
+            self.logbook.update(phase.name, done, phase.num_steps, means["loss"], rate)
+            values = validate(state) if validates else None
+            if values is not None:
+                self.logbook.write({**where, "split": "validation", **values})
+            if saves and self.checkpoints is not None:
+                chosen = values if phase is setup.phases[-1] else None
+                self.checkpoints.save(step, state, setup.position(step), chosen)
+            if interrupted is not None:
+                self._stop(interrupted, step)
+            pending, started = [], time.monotonic()
         return state
 
-    def test(self, state: TrainState) -> dict[str, Any] | None:
-        """Tests the trained model; writes and returns `results.json`, and writes the report.
-
-        Every process computes its share; process 0 writes, and has the result.
-        """
-        outputs = {
-            name: run_model(
-                self.forward,
-                state.best_params,
-                state.variables,
-                source,
-                evaluation_batch_size(self.config, len(source), self.mesh),
-                self.mesh,
-            )
-            for name, source in (
-                ("validation", self.dataset.validation),
-                ("test", self.dataset.test),
-            )
-        }
-        results = None
-        with together():
-            if is_main():
-                results = self._write_results(outputs["validation"], outputs["test"])
-        return results
-
-    def _write_results(self, validation: Outputs, test: Outputs) -> dict[str, Any]:
-        results = test_results(self.dataset, validation.scores, test.scores)
-        workdir_lib.write_json(self.workdir / workdir_lib.RESULTS, results)
-        write_report(self.workdir, self.config, self.dataset, test, results)
-        return results
-
-    def restore_or_init(self) -> tuple[int, TrainState]:
-        """The newest saved state, else that of step 0."""
-        restored = self.checkpoints.restore_newest(self.abstract_state)
-        if restored is None:
-            return 0, place(functools.partial(self.fresh_state, 0), self.mesh)
-        state, position = restored
-        return int(position["step"]), state
-
-    def fresh_state(self, step: int) -> TrainState:
-        """A state of the phase that `step` steps lead into, with fresh parameters."""
-        phase = phase_of_step(self.phases, step)
-        return init_state(self.config, self.dataset.input_shape, self.dataset.num_classes, phase)
-
-    def abstract_state(self, position: Position) -> TrainState:
-        """Shapes, dtypes and shardings of the state at `position`.
-
-        Raises:
-          ForeignCheckpointError: if the data does not stand there after as many steps.
-        """
-        step = min(int(position["step"]), self.phases[-1].stop)
-        if position != self.position(step):
-            raise ForeignCheckpointError(
-                f"A checkpoint stands at {position} in the data, this run would stand at "
-                f"{self.position(step)}: the data of the run have changed."
-            )
-        return abstract(functools.partial(self.fresh_state, step), self.mesh)
-
-    def position(self, step: int) -> Position:
-        """Where the data stands after `step` steps, in numbers that any number of devices reads."""
-        phase = phase_of_step(self.phases, step)
-        return {
-            "step": step,
-            "phase": phase.name,
-            "seed": self.data_seed(phase),
-            "next_batch": step - phase.start,
-            "batch_size": self.config.batch_size,
-            "num_examples": len(self.dataset.train),
-        }
-
-    def data_seed(self, phase: Phase) -> int:
-        """Each phase sees its own order of the data."""
-        return self.config.seed * len(self.phases) + self.phases.index(phase)
+    def _stop(self, number: int, step: int) -> None:
+        if self.checkpoints is None:
+            raise Interrupted(number, f"after step {step}; nothing is saved.")
+        self.checkpoints.wait()
+        raise Interrupted(number, f"after step {step}; saved. The same command resumes from there.")
 
 
-def _check_single_label(labels: np.ndarray) -> None:
-    sizes = labels.sum(axis=1)
-    if (sizes != 1).any():
-        row = int(np.argmax(sizes != 1))
-        raise InputError(
-            f"loss 'supcon' needs exactly one label an example, got {int(sizes[row])} in row {row} "
-            "of the train split; 'any' and 'all' are its multi-label forms."
+def finite_means(pending: list[Metrics], step: int, phase: Phase) -> dict[str, float]:
+    """Means of the metrics of the `pending` steps up to `step`, all of which must be finite."""
+    steps = [{k: float(v) for k, v in each.items()} for each in jax.device_get(pending)]
+    for number, values in enumerate(steps, start=step - len(steps) + 1):
+        for name in ("loss", "gradient_norm"):
+            if not np.isfinite(values[name]):
+                raise NonFiniteLossError(
+                    f"The {name.replace('_', ' ')} is {values[name]} at step {number} (phase "
+                    f"{phase.name!r}, learning rate {values['learning_rate']:.3g}). Checkpoints of "
+                    "earlier steps are kept. A lower learning rate, a higher temperature or "
+                    "clip_norm may help."
+                )
+    return {name: float(np.mean([each[name] for each in steps])) for name in steps[-1]}
+
+
+def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[str, Any] | None:
+    """The test figures of a trained state; with `workdir`, writes `results.json` and the report.
+
+    Every process computes its share; process 0 writes, and has the result; others have None.
+    """
+    forward = make_forward(setup.graph, setup.mesh)
+    validation, tested = (
+        run_model(
+            forward,
+            state.best,
+            source,
+            evaluation_batch_size(setup.config, len(source), setup.mesh),
+            setup.mesh,
         )
+        for source in (setup.dataset.validation, setup.dataset.test)
+    )
+    results = None
+    with together():
+        if is_main():
+            results = test_results(setup.dataset, validation.scores, tested.scores)
+            if workdir is not None:
+                workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
+                write_report(workdir, setup.config, setup.dataset, tested, results, int(state.step))
+    return results

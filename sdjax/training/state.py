@@ -1,5 +1,7 @@
 """The training state: one pytree, all that a step needs besides its batch."""
 
+import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,91 +11,166 @@ import optax
 from flax import nnx
 
 from sdjax.config import Config
+from sdjax.labels import num_classes
 from sdjax.models import Model
+from sdjax.training import momentum_queue
 from sdjax.training.mesh import Mesh, state_sharding
-from sdjax.training.optimizer import make_optimizer
-from sdjax.training.phases import Phase
+from sdjax.training.recipes import Phase, make_optimizer
 
 Array = jax.Array
+Aux = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleSpec:
+    """Shapes and dtypes of one example, hashable.
+
+    Args:
+      treedef: structure of {"x", "labels"}.
+      leaves: a `jax.ShapeDtypeStruct` each, without the batch's axis.
+    """
+
+    treedef: jax.tree_util.PyTreeDef
+    leaves: tuple[jax.ShapeDtypeStruct, ...]
+
+    @classmethod
+    def of(cls, inputs: Any, labels: Any) -> "ExampleSpec":
+        """Of the pytree of `inputs` and the `labels` of one example."""
+        leaves, treedef = jax.tree.flatten({"x": inputs, "labels": labels})
+        return cls(treedef, tuple(leaves))
+
+    @property
+    def inputs(self) -> Any:
+        return jax.tree.unflatten(self.treedef, self.leaves)["x"]
+
+    @property
+    def labels(self) -> Any:
+        return jax.tree.unflatten(self.treedef, self.leaves)["labels"]
+
+    @property
+    def num_classes(self) -> int:
+        return num_classes(
+            jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), self.labels)
+        )
+
+    def batch(self, size: int, sharding: Any = None) -> Any:
+        """Shapes and dtypes of a batch of `size` examples."""
+
+        def array(shape: tuple[int, ...], dtype: Any) -> jax.ShapeDtypeStruct:
+            return jax.ShapeDtypeStruct((size, *shape), dtype, sharding=sharding)
+
+        rows = [array(leaf.shape, leaf.dtype) for leaf in self.leaves]
+        return {**jax.tree.unflatten(self.treedef, rows), "where": array((), jnp.bool_)}
+
+
+class Weights(NamedTuple):
+    """What the model computes with.
+
+    Attributes:
+      params: parameters, which learn by gradient.
+      variables: the others, such as batch statistics.
+    """
+
+    params: nnx.State
+    variables: nnx.State
 
 
 class TrainState(NamedTuple):
     """The training state.
 
-    Parameters, variables, optimizer state and average have a leading axis of M members, which
-    learn independently.
+    All but step and key have a leading axis of M members, which learn independently.
 
     Attributes:
       step: steps taken since the start of the run, int32 scalar.
-      params: parameters of the model.
-      variables: its other variables, such as batch statistics.
+      params: parameters of the model, those of the loss among them.
+      aux: all that changes without a gradient: "variables" of the model, such as batch statistics,
+        and "queue" and "follower" of a phase with a queue (see `momentum_queue`).
       opt_state: of the phase's optimizer.
-      average: exponential moving average of `params`, or None.
+      average: exponential moving average of params and variables, or None.
       key: random key data, uint32; each step folds its number into it.
     """
 
     step: Array
     params: nnx.State
-    variables: nnx.State
+    aux: Aux
     opt_state: Any
-    average: nnx.State | None
+    average: Weights | None
     key: Array
 
     @property
-    def best_params(self) -> nnx.State:
-        """The parameters to evaluate and to carry into the next phase."""
-        return self.params if self.average is None else self.average
+    def best(self) -> Weights:
+        """What to evaluate, and to carry into the next phase."""
+        if self.average is not None:
+            return self.average
+        return Weights(self.params, self.aux["variables"])
 
 
-def model_graph(config: Config, input_shape: tuple[int, ...], num_classes: int) -> nnx.GraphDef:
+def make_model(config: Config, spec: ExampleSpec, key: Array | int = 0) -> Model:
+    """The model of one member, with fresh parameters."""
+    rngs = nnx.Rngs(params=key)
+    return Model(config.model, config.loss, spec.inputs, spec.num_classes, rngs=rngs)
+
+
+def model_graph(config: Config, spec: ExampleSpec) -> nnx.GraphDef:
     """The structure of the model of one member, without parameters."""
-
-    def make() -> Model:
-        return Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=0))
-
-    return nnx.graphdef(nnx.eval_shape(make))
+    return nnx.graphdef(nnx.eval_shape(lambda: make_model(config, spec)))
 
 
-def init_model(
-    config: Config, input_shape: tuple[int, ...], num_classes: int, key: Array
-) -> tuple[nnx.State, nnx.State]:
+def init_model(config: Config, spec: ExampleSpec, key: Array) -> Weights:
     """Fresh parameters and other variables of all members."""
 
-    def member(key: Array) -> tuple[nnx.State, nnx.State]:
-        model = Model(config.model, input_shape, num_classes, rngs=nnx.Rngs(params=key))
-        _, params, variables = nnx.split(model, nnx.Param, ...)
-        return params, variables
+    def member(key: Array) -> Weights:
+        _, params, variables = nnx.split(make_model(config, spec, key), nnx.Param, ...)
+        return Weights(params, variables)
 
     return jax.vmap(member)(jax.random.split(key, config.model.members))
 
 
 def init_state(
-    config: Config, input_shape: tuple[int, ...], num_classes: int, phase: Phase
+    config: Config, spec: ExampleSpec, phase: Phase, key: Array, initial: Weights | None = None
 ) -> TrainState:
-    """The state before the first step of `phase`, with fresh parameters."""
-    params_key, step_key = jax.random.split(jax.random.key(config.seed))
-    params, variables = init_model(config, input_shape, num_classes, params_key)
+    """The state before the first step of `phase`, with fresh parameters.
+
+    Args:
+      config: of the run.
+      spec: of an example.
+      phase: that the state is to take steps of.
+      key: of the run's seed.
+      initial: weights for parts of the model, in place of fresh ones.
+    """
+    params_key, step_key = jax.random.split(key)
+    weights = init_model(config, spec, params_key)
+    if initial is not None:
+        weights = Weights(*map(_with_parts, weights, initial))
     state = TrainState(
         step=jnp.asarray(phase.start, jnp.int32),
-        params=params,
-        variables=variables,
+        params=weights.params,
+        aux={"variables": weights.variables},
         opt_state=None,
         average=None,
         key=jax.random.key_data(step_key),
     )
-    return begin_phase(state, phase)
+    return begin_phase(state, config, spec, phase)
 
 
-def begin_phase(state: TrainState, phase: Phase) -> TrainState:
-    """`state` with the optimizer of `phase`, which starts from the best parameters so far."""
-    params = state.best_params
+def _with_parts(state: nnx.State, parts: nnx.State) -> nnx.State:
+    return nnx.State({**state, **parts})
+
+
+def begin_phase(state: TrainState, config: Config, spec: ExampleSpec, phase: Phase) -> TrainState:
+    """`state` with the optimizer of `phase`, which starts from the best weights so far."""
+    weights = state.best
     optimizer = make_optimizer(phase)
+    aux: Aux = {"variables": weights.variables}
+    if config.queue.size and phase.contrastive:
+        aux |= momentum_queue.begin(config, spec, weights)
     averaged = phase.config.ema_decay > 0
     return state._replace(
-        params=params,
-        opt_state=jax.vmap(optimizer.init)(params),
+        params=weights.params,
+        aux=aux,
+        opt_state=jax.vmap(optimizer.init)(weights.params),
         # A copy: donated buffers must not appear twice.
-        average=jax.tree.map(jnp.copy, params) if averaged else None,
+        average=jax.tree.map(jnp.copy, weights) if averaged else None,
     )
 
 
@@ -103,9 +180,37 @@ def place(make: Callable[..., TrainState], mesh: Mesh, *given: Any) -> TrainStat
     return jax.jit(make, out_shardings=shardings)(*given)
 
 
-def abstract(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state that `make` makes."""
-    shapes = jax.eval_shape(make)
+@functools.lru_cache(maxsize=32)
+def initializer(
+    config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh
+) -> Callable[..., TrainState]:
+    """`init_state` as a function of (key, initial), jitted and placed on `mesh`.
+
+    The same arguments give the same function, so that runs that differ in their seeds share one
+    compilation; so does `beginner`.
+    """
+
+    def make(key: Array, initial: Weights | None) -> TrainState:
+        return init_state(config, spec, phase, key, initial)
+
+    return functools.partial(place, make, mesh)
+
+
+@functools.lru_cache(maxsize=32)
+def beginner(
+    config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh
+) -> Callable[[TrainState], TrainState]:
+    """`begin_phase` as a function of the state alone, jitted and placed on `mesh`."""
+
+    def make(state: TrainState) -> TrainState:
+        return begin_phase(state, config, spec, phase)
+
+    return functools.partial(place, make, mesh)
+
+
+def abstract(config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and shardings of the state in `phase`."""
+    shapes = jax.eval_shape(lambda: init_state(config, spec, phase, jax.random.key(0)))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,
@@ -113,9 +218,17 @@ def abstract(make: Callable[[], TrainState], mesh: Mesh) -> TrainState:
     )
 
 
-def update_average(average: nnx.State | None, params: Any, decay: float, count: Array) -> Any:
-    """Moving average whose decay rises to `decay`, so that early parameters are soon forgotten."""
+def update_average(average: Any, weights: Any, decay: float, count: Array) -> Any:
+    """Moving average whose decay rises to `decay`, so that early weights are soon forgotten."""
     if average is None:
         return None
     rate = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
-    return optax.incremental_update(params, average, rate)
+    return jax.tree.map(
+        lambda old, new: (
+            optax.incremental_update(new, old, rate)
+            if jnp.issubdtype(new.dtype, jnp.floating)
+            else new
+        ),
+        average,
+        weights,
+    )

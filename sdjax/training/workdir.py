@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
-from sdjax.config import Config
+from sdjax.config import Config, flat, from_dict
+from sdjax.data import Dataset
 from sdjax.errors import InputError
+from sdjax.labels import LabelIndices
 from sdjax.training.processes import gather_texts, is_main, together
 
-CONFIG, PREPROCESS, RESULTS = "config.json", "preprocess.json", "results.json"
+CONFIG, PREPROCESS, DATA, RESULTS = "config.json", "preprocess.json", "data.json", "results.json"
 CHECKPOINTS, REPORT, PROFILE = "checkpoints", "report", "profile"
 
 # How a run is carried out, not what it computes: a run that resumes may change these.
@@ -26,9 +29,17 @@ _CHANGEABLE = (
     "model.remat",
     "loss.implementation",
     "log_every",
+    "evaluate_every",
     "checkpoint_every",
     "keep_checkpoints",
+    # Where the data are; that they are the same is checked by their content.
+    "data.name",
+    "data.train",
+    "data.validation",
+    "data.test",
+    "data.data_dir",
 )
+SPLITS = ("train", "validation", "test")
 _TOKEN = ".shared"
 _SECONDS_TO_SEE = 10.0  # network file systems may show a new file late
 
@@ -40,12 +51,17 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def open_workdir(workdir: Path, config: Config) -> None:
-    """Makes `workdir` if need be, and the home of `config`'s run.
+def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
+    """Checks that `config`'s run may use `workdir`, and writes nothing that stays.
+
+    Args:
+      workdir: made if need be.
+      config: with all sizes.
+      data: of `describe_data`.
 
     Raises:
       OSError: if it cannot be written to.
-      ValueError: if another config's run lives there; names the fields that differ.
+      InputError: if another config's run lives there, or one on other data; names what differs.
     """
     if re.match(r"\w+:/", str(workdir)):
         raise InputError(
@@ -58,20 +74,51 @@ def open_workdir(workdir: Path, config: Config) -> None:
         (workdir / ".writable").unlink()
     except OSError as error:
         raise OSError(f"workdir {workdir} cannot be written to: {error.strerror}.") from error
-    path = workdir / CONFIG
-    if path.exists():
+    advice = "Choose another --workdir, or remove this one to start again."
+    if (workdir / CONFIG).exists():
         here, there = flat(config), flat(read_config(workdir))
         texts = [
-            f"{name}: there {there.get(name)!r}, here {here.get(name)!r}"
+            f"{name}: there {there[name]!r}, here {here[name]!r}"
             for name in sorted(here)
             if here[name] != there[name] and not name.startswith(_CHANGEABLE)
         ]
         if texts:
             raise InputError(
-                f"workdir {workdir} holds the run of another config ({'; '.join(texts)}). "
-                "Choose another --workdir, or remove this one to start again."
+                f"workdir {workdir} holds the run of another config ({'; '.join(texts)}). {advice}"
             )
-    write_json(path, dataclasses.asdict(config))
+    if (workdir / DATA).exists():
+        saved = json.loads((workdir / DATA).read_text())
+        changed = [split for split in SPLITS if saved[split] != data[split]]
+        if changed:
+            raise InputError(
+                f"workdir {workdir} holds a run on other data: changed since then: "
+                f"{', '.join(changed)}. {advice}"
+            )
+
+
+def describe_data(dataset: Dataset) -> dict[str, Any]:
+    """The content of `data.json`: size and checksum of each split, and the form of labels."""
+    labels = dataset.train.labels
+    listed = isinstance(labels, LabelIndices)
+    array = np.asarray(labels.indices if listed else labels)
+    splits = {
+        name: {"examples": len(getattr(dataset, name)), "checksum": dataset.checksums[name]}
+        for name in SPLITS
+    }
+    return {
+        **splits,
+        "label_indices": array.shape[1] if listed else 0,
+        "label_dtype": str(array.dtype),
+    }
+
+
+def open_workdir(
+    workdir: Path, config: Config, data: dict[str, Any], preprocess: dict[str, Any]
+) -> None:
+    """Makes `workdir`, which was checked, the home of a run."""
+    write_json(workdir / CONFIG, dataclasses.asdict(config))
+    write_json(workdir / DATA, data)
+    write_json(workdir / PREPROCESS, preprocess)
 
 
 def with_saved_batch_size(config: Config, workdir: Path) -> Config:
@@ -115,14 +162,20 @@ def _holds(path: Path, text: str) -> bool:
 
 
 def read_config(workdir: Path) -> Config:
-    """The config of the run in `workdir`."""
-    return _from_dict(Config, json.loads((workdir / CONFIG).read_text()))
+    """The config of the run in `workdir`.
 
-
-def _from_dict(kind: Any, values: dict[str, Any]) -> Any:
-    kinds = {field.name: field.type for field in dataclasses.fields(kind)}
-    nested = {name: _from_dict(kinds[name], v) for name, v in values.items() if type(v) is dict}
-    return kind(**{**values, **nested})
+    Raises:
+      InputError: if it has fields that this version lacks, or is no JSON.
+    """
+    path = workdir / CONFIG
+    try:
+        return from_dict(Config, json.loads(path.read_text()))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path} is not JSON: {error}.") from error
+    except InputError as error:
+        raise InputError(
+            f"{path} was written by another version of sdjax, which can read it. {error}"
+        ) from error
 
 
 def check_free_space(workdir: Path, needed: int) -> None:
@@ -133,12 +186,3 @@ def check_free_space(workdir: Path, needed: int) -> None:
             f"workdir {workdir} needs about {needed / 2**20:,.0f} MiB for checkpoints and "
             f"results, but its disk has {free / 2**20:,.0f} MiB left."
         )
-
-
-def flat(config: Any, prefix: str = "") -> dict[str, Any]:
-    """The fields of a config as {"model.width": 256, ...}."""
-    fields: dict[str, Any] = {}
-    for each in dataclasses.fields(config):
-        value, name = getattr(config, each.name), prefix + each.name
-        fields |= flat(value, f"{name}.") if dataclasses.is_dataclass(value) else {name: value}
-    return fields

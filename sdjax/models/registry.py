@@ -1,0 +1,125 @@
+"""Encoders by name: how each is built, what it takes, and how weights are loaded into it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from flax import nnx
+
+from sdjax.checks import one_of
+from sdjax.config import ModelConfig
+from sdjax.errors import InputError
+from sdjax.models.encoders import MLP, ConvNet
+
+# One example: arrays' shapes and dtypes, in the structure of a batch's inputs.
+InputSpec = Any
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """An entry of the registry.
+
+    Attributes:
+      build: of (config, input_spec, rngs), the module; see `sdjax.models.encoders` for how it is
+        called.
+      takes: what the inputs must be, for error messages.
+      accepts: whether an input spec is such.
+      load: of (module, path), puts pretrained weights into the module; None where there are none.
+    """
+
+    build: Callable[[ModelConfig, InputSpec, nnx.Rngs], nnx.Module]
+    takes: str
+    accepts: Callable[[InputSpec], bool]
+    load: Callable[[nnx.Module, str], None] | None = None
+
+
+ENCODERS: dict[str, Encoder] = {}
+
+
+def register_encoder(
+    name: str,
+    build: Callable[[ModelConfig, InputSpec, nnx.Rngs], nnx.Module],
+    *,
+    takes: str = "any inputs",
+    accepts: Callable[[InputSpec], bool] = lambda spec: True,
+    load: Callable[[nnx.Module, str], None] | None = None,
+) -> None:
+    """Adds an encoder, or replaces one, under the name that `config.model.encoder` then takes.
+
+    Args:
+      name: of the encoder.
+      build: of (config, input_spec, rngs), an NNX module with `out_features`, called with
+        (x, rngs=, where=); see `sdjax.models.encoders`. `input_spec` is a pytree of
+        `jax.ShapeDtypeStruct`: one example, without the batch's axis.
+      takes: what the inputs must be, for error messages.
+      accepts: whether an input spec is such.
+      load: of (module, path), puts the weights at `config.model.weights` into the module.
+    """
+    ENCODERS[name] = Encoder(build, takes, accepts, load)
+
+
+def make_encoder(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Any:
+    """The encoder that `config` names, for inputs of `input_spec`.
+
+    Raises:
+      InputError: if there is none of that name, it does not take such inputs, or it cannot load the
+        weights that `config` names.
+    """
+    encoder = ENCODERS[one_of("encoder", config.encoder, ENCODERS)]
+    if not encoder.accepts(input_spec):
+        shapes = jax.tree.map(lambda x: x.shape, input_spec)
+        raise InputError(
+            f"model.encoder {config.encoder!r} does not fit inputs of shape {shapes}: it takes "
+            f"{encoder.takes}."
+        )
+    module = encoder.build(config, input_spec, rngs)
+    if config.weights and encoder.load is None:
+        able = [name for name, each in ENCODERS.items() if each.load is not None]
+        raise InputError(
+            f"model.weights: encoder {config.encoder!r} cannot load weights; those that can: "
+            f"{', '.join(able) or 'none'}."
+        )
+    return module
+
+
+def load_weights(config: ModelConfig, module: nnx.Module) -> None:
+    """Puts the weights at `config.weights` into an encoder that `make_encoder` made."""
+    load = ENCODERS[config.encoder].load
+    assert load is not None
+    load(module, config.weights)
+
+
+def _of_rank(rank: int) -> Callable[[InputSpec], bool]:
+    return lambda spec: isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == rank
+
+
+def _mlp(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> MLP:
+    return MLP(
+        input_spec.shape[-1],
+        config.width,
+        config.depth,
+        config.dropout,
+        config.frequencies,
+        norm=config.norm,
+        dtype=config.dtype,
+        remat=config.remat,
+        rngs=rngs,
+    )
+
+
+def _convnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> ConvNet:
+    return ConvNet(
+        input_spec.shape[-1],
+        config.width,
+        config.depth,
+        config.dropout,
+        norm=config.norm or "group",
+        dtype=config.dtype,
+        remat=config.remat,
+        rngs=rngs,
+    )
+
+
+register_encoder("mlp", _mlp, takes="vectors [F]", accepts=_of_rank(1))
+register_encoder("convnet", _convnet, takes="images [height, width, channels]", accepts=_of_rank(3))

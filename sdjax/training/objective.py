@@ -1,0 +1,242 @@
+"""The loss of a phase: a pure function of parameters, aux, batch and key."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from sdjax import losses, sharded
+from sdjax.checks import one_of
+from sdjax.config import AugmentConfig, Config, LossConfig
+from sdjax.data.augment import random_view
+from sdjax.labels import LabelIndices, num_classes
+from sdjax.models import Model
+from sdjax.training import momentum_queue
+from sdjax.training.mesh import Mesh, batch_axes
+from sdjax.training.microbatches import in_microbatches
+from sdjax.training.recipes import Phase
+from sdjax.training.state import Aux, Weights
+
+Array = jax.Array
+Batch = dict[str, Any]
+Metrics = dict[str, Array]
+Objective = Callable[..., tuple[Array, tuple[Aux, Metrics]]]
+
+# Labels whose logits are held at once; more of them pass in blocks.
+LABEL_BLOCK = 4096
+
+
+def make_contrastive_loss(config: LossConfig, mesh: Mesh) -> Callable[..., Array]:
+    """The loss of the family that `config` names, without its arrays.
+
+    On a mesh of several devices each holds its rows, and they exchange what the others need.
+    """
+    name = one_of("loss", config.name, losses.LOSSES)
+    options: dict[str, Any] = {"form": config.form, "implementation": config.implementation}
+    family = losses.LOSSES
+    if mesh.size > 1:
+        family = sharded.LOSSES
+        options |= {"axis_name": batch_axes(mesh), "mesh": mesh}
+    if name == "jaccard":
+        options["threshold"] = config.threshold
+    if config.normalizer:
+        options["normalizer"] = config.normalizer
+    return functools.partial(family[name], **options)
+
+
+def class_ids(labels: Any) -> Array:
+    """The one label [B] of each row; of rows without any, whichever."""
+    if isinstance(labels, LabelIndices):
+        return jnp.max(jnp.asarray(labels.indices), axis=1)
+    return jnp.argmax(labels, axis=1)
+
+
+def binary_cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
+    """Mean over the labels of each row, [B], of logits and multi-hot labels [B, C]."""
+    targets = (1 - smoothing) * labels.astype(logits.dtype) + smoothing / 2
+    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
+
+
+def classifier_loss(model: Model, h: Array, labels: Any, smoothing: float = 0.0) -> Array:
+    """Binary cross-entropy [B] of representations [B, H], without logits of many labels at once.
+
+    Args:
+      model: whose classifier it is.
+      h: representations.
+      labels: multi-hot [B, C], or `LabelIndices`.
+      smoothing: labels become s/2 and 1 - s/2.
+    """
+    total = num_classes(labels)
+    if total <= LABEL_BLOCK:
+        return binary_cross_entropy(model.classify(h), _block(labels, 0, total), smoothing)
+
+    @functools.partial(jax.checkpoint, static_argnums=1)
+    def of_block(start: Array | int, size: int) -> Array:
+        logits = model.classify_block(h, start, size)
+        return size * binary_cross_entropy(logits, _block(labels, start, size), smoothing)
+
+    whole, rest = divmod(total, LABEL_BLOCK)
+    starts = LABEL_BLOCK * jnp.arange(whole)
+    zero = jnp.zeros(h.shape[0], jnp.float32)
+    sums, _ = jax.lax.scan(lambda sums, s: (sums + of_block(s, LABEL_BLOCK), None), zero, starts)
+    if rest:
+        sums = sums + of_block(total - rest, rest)
+    return sums / total
+
+
+def _block(labels: Any, start: Array | int, size: int) -> Array:
+    """Labels `start` to `start + size` as multi-hot [B, size]."""
+    if not isinstance(labels, LabelIndices):
+        if size == num_classes(labels):
+            return labels
+        return jax.lax.dynamic_slice_in_dim(labels, start, size, axis=1)
+    indices = jnp.asarray(labels.indices) - start
+    rows = jnp.arange(indices.shape[0])[:, None]
+    # Negative indices would count from the end.
+    places = jnp.where(indices < 0, size, indices)
+    zeros = jnp.zeros((indices.shape[0], size), jnp.uint8)
+    return zeros.at[rows, places].set(1, mode="drop")
+
+
+def mean_of_rows(values: Array, where: Array) -> Array:
+    """Mean of values [B] over the rows that are not padding; 0 if all are."""
+    return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1)
+
+
+def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh) -> Objective:
+    """The loss of a phase, for one member.
+
+        objective(params, aux, batch, key, training) -> (loss, (aux, metrics))
+
+    Two views of each example are drawn where the encoder learns; they are one batch of twice the
+    size to the contrastive loss, in which an example's views are positives of each other. With a
+    queue, one view is the anchor, and the other, as the follower sees it, a candidate beside those
+    that are remembered.
+
+    Without `training`, dropout is off, batch statistics are the running ones, and the supervised
+    term is of the examples as they are; the contrastive term is of two views and of as many
+    candidates as in training, so that both mean the same. The aux comes back as it was.
+    """
+    contrastive_loss = make_contrastive_loss(config.loss, mesh)
+    queued = bool(config.queue.size and phase.contrastive)
+    wanted = {"z"} if phase.contrastive else set()
+    wanted |= {"bce"} if phase.supervised else set()
+
+    def network(
+        weights: Weights,
+        rows: Batch,
+        dropout: Array | None,
+        wanted: set[str],
+        smoothing: float = 0.0,
+    ) -> tuple[dict[str, Array], nnx.State]:
+        """What the losses need of each row, neither its activations nor its logits; variables."""
+
+        def of_rows(rows: Batch, dropout: Array | None, variables: nnx.State):
+            model = nnx.merge(graph, weights.params, variables)
+            rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
+            h = model.encode(rows["x"], rngs=rngs, where=rows["where"])
+            if not phase.trains_encoder:
+                h = jax.lax.stop_gradient(h)
+            results = {}
+            if "z" in wanted:
+                results["z"] = model.project(h)
+            if "bce" in wanted:
+                results["bce"] = classifier_loss(model, h, rows["labels"], smoothing)
+            return results, nnx.split(model, nnx.Param, ...)[2]
+
+        if not wanted:
+            return {}, weights.variables
+        of_batch = in_microbatches(of_rows, config.microbatches, mesh)
+        return of_batch(rows, dropout, weights.variables)
+
+    def contrast(weights: Weights, z: Array, rows: Batch, candidates: Any = None) -> Array:
+        temperature: Any = config.loss.temperature
+        if config.loss.learn_temperature:
+            temperature = nnx.merge(graph, *weights).loss.temperature
+        options = {"temperature": temperature, "where": rows["where"]}
+        labels = _labels_of(config.loss, rows["labels"])
+        if candidates is None:
+            return contrastive_loss(z, labels, **options)
+        others, other_labels, other_where = candidates
+        other_labels = _labels_of(config.loss, other_labels)
+        return contrastive_loss(
+            z, labels, others, other_labels, candidate_where=other_where, **options
+        )
+
+    def objective(
+        params: nnx.State, aux: Aux, batch: Batch, key: Array, training: bool
+    ) -> tuple[Array, tuple[Aux, Metrics]]:
+        weights = Weights(params, aux["variables"])
+        anchors, dropout, second_view = batch, None, None
+        if phase.trains_encoder:
+            first, second, dropout = jax.random.split(key, 3)
+            first_view, second_view = (
+                _view(each, batch, config.augment) for each in (first, second)
+            )
+            anchors = first_view if queued else _side_by_side(first_view, second_view)
+        if training:
+            results, variables = network(weights, anchors, dropout, wanted, config.label_smoothing)
+            aux, classified = {**aux, "variables": variables}, anchors
+        else:
+            dropout, classified = None, batch
+            results = {
+                **network(weights, anchors, None, wanted & {"z"})[0],
+                **network(weights, batch, None, wanted & {"bce"})[0],
+            }
+        terms: Metrics = {}
+        if queued:
+            aux, candidates = _remembered(aux, params, second_view, dropout, training)
+            terms["contrastive"] = contrast(weights, results["z"], anchors, candidates)
+        elif phase.contrastive:
+            terms["contrastive"] = contrast(weights, results["z"], anchors)
+        if phase.supervised:
+            terms["bce"] = mean_of_rows(results["bce"], classified["where"])
+        scales = {"contrastive": phase.contrastive, "bce": phase.supervised}
+        loss = sum((scales[name] * value for name, value in terms.items()), jnp.zeros(()))
+        return loss, (aux, terms)
+
+    def _remembered(
+        aux: Aux, params: nnx.State, rows: Any, dropout: Array | None, training: bool
+    ) -> tuple[Aux, Any]:
+        """The aux after the batch, and the candidates that the follower and the queue give it."""
+        follower = aux["follower"]
+        if training:
+            follower = momentum_queue.follow(follower, params, config.queue.momentum)
+        weights = Weights(*momentum_queue.weights_of(follower, params, aux["variables"]))
+        key = None if dropout is None else jax.random.fold_in(dropout, 1)
+        results, variables = network(weights, rows, key, {"z"})
+        new = (jax.lax.stop_gradient(results["z"]), rows["labels"], rows["where"])
+        candidates = momentum_queue.candidates(aux["queue"], *new)
+        if training:
+            aux = {
+                **aux,
+                "follower": momentum_queue.with_statistics(follower, variables),
+                "queue": momentum_queue.remember(aux["queue"], *new),
+            }
+        return aux, candidates
+
+    return objective
+
+
+def _view(key: Array, batch: Batch, config: AugmentConfig) -> Batch:
+    """The batch with a random view of each example; other inputs than vectors and images stay."""
+    x = batch["x"]
+    kind = {2: "vector", 4: "image"}.get(x.ndim) if hasattr(x, "ndim") else None
+    if kind is None or not jnp.issubdtype(x.dtype, jnp.floating):
+        return batch
+    return {**batch, "x": random_view(key, x, batch["where"], config, kind)}
+
+
+def _side_by_side(first: Batch, second: Batch) -> Batch:
+    """Both views as one batch [2B], those of an example in turn, so that they share a device."""
+    return jax.tree.map(
+        lambda *pair: jnp.stack(pair, axis=1).reshape(-1, *pair[0].shape[1:]), first, second
+    )
+
+
+def _labels_of(config: LossConfig, labels: Any) -> Any:
+    return class_ids(labels) if config.name == "supcon" else labels

@@ -1,0 +1,211 @@
+"""A run as a value: config, data, devices, phases and model, before anything is written."""
+
+import copy
+import dataclasses
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sdjax import config as config_lib
+from sdjax import data as data_lib
+from sdjax import label_sets
+from sdjax.config import Config
+from sdjax.errors import InputError
+from sdjax.models.registry import load_weights
+from sdjax.training import momentum_queue, predictor
+from sdjax.training.checkpoint import ForeignCheckpointError, Position
+from sdjax.training.evaluate import make_losses
+from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
+from sdjax.training.processes import check_equal, is_main, together
+from sdjax.training.recipes import Phase, make_phases, phase_of_step
+from sdjax.training.state import (
+    ExampleSpec,
+    TrainState,
+    Weights,
+    abstract,
+    initializer,
+    make_model,
+    model_graph,
+)
+from sdjax.training.step import make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A training run, ready to start.
+
+    Attributes:
+      config: with all sizes.
+      dataset: its three splits.
+      mesh: of all devices.
+      spec: of one example.
+      phases: of the recipe.
+      graph: structure of the model of one member.
+      initial: weights that parts of the model start from, or None.
+    """
+
+    config: Config
+    dataset: data_lib.Dataset
+    mesh: Mesh
+    spec: ExampleSpec
+    phases: tuple[Phase, ...]
+    graph: nnx.GraphDef
+    initial: Weights | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return _steps_per_epoch(self.config, self.dataset)
+
+    @property
+    def program(self) -> Config:
+        """The config as far as compiled programs depend on it; the same for any seed."""
+        return program_config(self.config)
+
+    def initial_state(self) -> TrainState:
+        """The state before the first step."""
+        make = initializer(self.program, self.spec, self.phases[0], self.mesh)
+        return make(jax.random.key(self.config.seed), self.initial)
+
+    def abstract_state(self, position: Position) -> TrainState:
+        """Shapes, dtypes and shardings of the state at `position`.
+
+        Raises:
+          ForeignCheckpointError: if the data does not stand there after as many steps.
+        """
+        step = min(int(position["step"]), self.phases[-1].stop)
+        if position != self.position(step):
+            raise ForeignCheckpointError(
+                f"A checkpoint stands at {position} in the data, this run would stand at "
+                f"{self.position(step)}: the data of the run have changed."
+            )
+        phase = phase_of_step(self.phases, step)
+        return abstract(self.program, self.spec, phase, self.mesh)
+
+    def position(self, step: int) -> Position:
+        """Where the data stands after `step` steps, in numbers that any number of devices reads."""
+        phase = phase_of_step(self.phases, step)
+        return {
+            "step": step,
+            "phase": phase.name,
+            "seed": self.data_seed(phase),
+            "next_batch": step - phase.start,
+            "batch_size": self.config.batch_size,
+            "num_examples": len(self.dataset.train),
+        }
+
+    def data_seed(self, phase: Phase) -> int:
+        """Each phase sees its own order of the data."""
+        return self.config.seed * len(self.phases) + self.phases.index(phase)
+
+
+def make_setup(
+    config: Config, *, dataset: data_lib.Dataset | None = None, mesh: Mesh | None = None
+) -> Setup:
+    """Checks `config`, reads the data, and traces every step; writes nothing.
+
+    Args:
+      config: of the run; it is not kept.
+      dataset: in place of the one that `config.data` names.
+      mesh: in place of the one that `config.mesh` makes of all devices.
+
+    Raises:
+      InputError: if config, data and devices do not fit together.
+      OSError: if a file cannot be read.
+    """
+    config = copy.deepcopy(config)
+    config_lib.check(config)
+    dataset = dataset or _load_data(config)
+    mesh = mesh or make_mesh(config.mesh)
+    train = dataset.train
+    config = config_lib.sized(config, len(train), dataset.input_shape, mesh.size)
+    sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
+    check_equal({**config_lib.flat(config), **sizes, "labels": dataset.num_classes})
+    check_batch_size(config.batch_size, len(train), config.microbatches, mesh)
+    momentum_queue.check(config)
+    if config.loss.name == "supcon" and config.recipe != "bce":
+        _check_single_label(train.labels)
+    spec = ExampleSpec.of(dataset.input_spec, _label_spec(train.labels))
+    setup = Setup(
+        config=config,
+        dataset=dataset,
+        mesh=mesh,
+        spec=spec,
+        phases=make_phases(config, _steps_per_epoch(config, dataset)),
+        graph=model_graph(program_config(config), spec),
+        initial=_initial_weights(config, dataset, spec),
+    )
+    _trace(setup)
+    return setup
+
+
+def program_config(config: Config) -> Config:
+    """`config` with the defaults of the fields that change no compiled program."""
+    default = Config()
+    names = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "select_by")
+    return dataclasses.replace(
+        config,
+        **{name: getattr(default, name) for name in names},
+        seed=0,
+        data=default.data,
+        model=dataclasses.replace(config.model, init_from="", weights=""),
+    )
+
+
+def _load_data(config: Config) -> Any:
+    """The data set; process 0 first: what it prepares on a shared disk is ready for the others."""
+    dataset = None
+    for turn in (True, False):
+        with together():
+            if is_main() == turn:
+                dataset = data_lib.load(config.data)
+    return dataset
+
+
+def _steps_per_epoch(config: Config, dataset: data_lib.Dataset) -> int:
+    return data_lib.steps_per_epoch(len(dataset.train), config.batch_size, config.drop_remainder)
+
+
+def _label_spec(labels: label_sets.LabelSets) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), labels)
+
+
+def _check_single_label(labels: label_sets.LabelSets) -> None:
+    sizes = label_sets.sizes(labels)
+    if (sizes != 1).any():
+        row = int(np.argmax(sizes != 1))
+        raise InputError(
+            f"loss 'supcon' needs exactly one label an example, got {int(sizes[row])} in row {row} "
+            "of the train split; 'any' and 'all' are its multi-label forms."
+        )
+
+
+def _initial_weights(
+    config: Config, dataset: data_lib.Dataset, spec: ExampleSpec
+) -> Weights | None:
+    """What `model.init_from` or `model.weights` gives, for all members."""
+    if config.model.init_from and config.model.weights:
+        raise InputError("model.init_from and model.weights exclude each other; both are given.")
+    if config.model.init_from:
+        return predictor.initial_weights(config, spec, dataset.label_names)
+    if not config.model.weights:
+        return None
+    model = make_model(config, spec, jax.random.key(config.seed))
+    load_weights(config.model, model.encoder)
+    _, *states = nnx.split(model, nnx.Param, ...)
+    parts = [{name: s[name] for name in ("encoder",) if name in s} for s in states]
+    members = config.model.members
+    return Weights(
+        *(jax.tree.map(lambda x: np.stack([x] * members), nnx.State(part)) for part in parts)
+    )
+
+
+def _trace(setup: Setup) -> None:
+    """Traces the programs of every phase, so that what cannot run fails before it is begun."""
+    batch = setup.spec.batch(setup.config.batch_size, batch_sharding(setup.mesh))
+    for phase in setup.phases:
+        state = abstract(setup.program, setup.spec, phase, setup.mesh)
+        common = (setup.program, phase, setup.graph, setup.mesh)
+        jax.eval_shape(make_train_step(*common), state, batch)
+        jax.eval_shape(make_losses(*common), state.best, state.aux, batch)

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -13,6 +15,8 @@ from sdjax.data.preprocess import Preprocess
 from sdjax.data.readers import files
 from sdjax.data.sources import Source, make_source
 from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
+from sdjax.labels import LabelIndices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +34,14 @@ class Dataset:
     def num_classes(self) -> int:
         """Number of labels C."""
         return len(self.label_names)
+
+    @property
+    def input_spec(self) -> Any:
+        """Shape and dtype of one example's inputs, a pytree of `jax.ShapeDtypeStruct`.
+
+        float32 of `input_shape` for vectors and images.
+        """
+        return self.train.input_spec
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -115,8 +127,7 @@ def read_inputs(
     if not len(examples):
         raise InputError(f"{examples.origin}: no rows.")
     _check_inputs(examples, preprocess)
-    rows = np.arange(len(examples))
-    x = preprocess(examples.inputs[rows])
+    x = preprocess(examples.inputs[:])
     return x, None if examples.ids is None else list(examples.ids)
 
 
@@ -147,8 +158,20 @@ def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Exa
             f"{examples.origin}: {len(names)} labels, and {len(expected)} in {train.origin}; "
             f"absent here: {listing(absent)}; absent there: {listing(new)}."
         )
-    order = [names.index(name) for name in expected]
-    return dataclasses.replace(examples, labels=examples.labels[:, order], label_names=expected)
+    return dataclasses.replace(
+        examples, labels=_reordered(examples.labels, names, expected), label_names=expected
+    )
+
+
+def _reordered(labels: LabelSets, names: Sequence[str], expected: Sequence[str]) -> LabelSets:
+    """`labels` of classes `names`, as those of the same classes in the order `expected`."""
+    old = {name: place for place, name in enumerate(names)}
+    order = np.array([old[name] for name in expected])
+    if not isinstance(labels, LabelIndices):
+        return labels[:, order]
+    # Place -1, the padding, is last.
+    new = np.append(np.argsort(order), -1).astype(np.int32)
+    return LabelIndices(new[np.asarray(labels.indices)], labels.num_classes)
 
 
 def _check_inputs(examples: Examples, preprocess: Preprocess) -> None:

@@ -32,6 +32,7 @@ class DataConfig:
     validation: str = "validation"  # "" or absent from the source: split off train
     test: str = "test"
     validation_fraction: float = 0.2  # of train, where there is no validation split
+    split_seed: int = 0  # draws those rows; apart from `seed`, so that seeds share their splits
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
     ignore: str = ""  # files: columns that are neither features nor labels
@@ -117,7 +118,7 @@ class Config:
     recipe: str = "joint"
     seed: int = 0
     batch_size: int = 256
-    drop_remainder: bool = False  # False pads an epoch's last batch; True leaves the rest out
+    drop_remainder: bool = False  # False spreads rows evenly, batches are padded; True drops some
     microbatches: int = 1  # parts of a batch that pass the network one after another
     contrastive_weight: float = 0.1  # recipe "joint"
     label_smoothing: float = 0.0  # of binary cross-entropy: labels become s/2 and 1 - s/2

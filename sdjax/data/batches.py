@@ -61,7 +61,8 @@ def training_batches(
       batch_size: B, over all processes.
       seed: of the order, non-negative.
       drop_remainder: whether an epoch's last rows that fill no batch are left out (others each
-        epoch); otherwise the last batch is padded.
+        epoch). Otherwise an epoch's rows are spread evenly over its batches, which differ by one
+        row at most and are padded to B: no step is taken on a few rows left over.
       start: number of the first batch.
       rows: positions in [0, B) of the rows to fetch, such as those that this process's devices
         hold, in rising order; None is all.
@@ -84,9 +85,12 @@ def training_batches(
     def order(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(source))
 
+    used = steps * batch_size if drop_remainder else len(source)
+
     def batch(number: int) -> Batch:
         epoch, step = divmod(number, steps)
-        return _fetch(source, order(epoch)[step * batch_size : (step + 1) * batch_size], positions)
+        first, last = (-(-used * k // steps) for k in (step, step + 1))
+        return _fetch(source, order(epoch)[first:last], positions)
 
     return _iterate(batch, start, sys.maxsize, source)
 

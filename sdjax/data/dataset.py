@@ -54,16 +54,15 @@ class Dataset:
         return self.preprocess.kind
 
 
-def load(config: DataConfig, seed: int = 0) -> Dataset:
+def load(config: DataConfig) -> Dataset:
     """Loads the data set that `config` names, prepared on first use.
 
     Means and standard deviations, label names and feature names are those of the training
     split. Where there is no validation split, `validation_fraction` of the training rows,
-    drawn by `seed`, become one.
+    drawn by `split_seed`, become one.
 
     Args:
       config: a TFDS name and its splits, or `name="files"` and paths.
-      seed: of the split between training and validation.
 
     Returns:
       The data set, inputs preprocessed.
@@ -74,6 +73,8 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
     """
     if config.image_size < 0:
         raise InputError(f"data.image_size must be 0 or more, got {config.image_size}.")
+    if config.split_seed < 0:
+        raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
     read = files.read_splits if config.name == "files" else tfds.read_splits
     train, validation, test = read(config)
     named = [("train", train), ("validation", validation), ("test", test)]
@@ -81,7 +82,7 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
         if examples is not None and not len(examples):
             raise InputError(f"{examples.origin}: the {split} split is empty.")
     if validation is None:
-        train, validation = _split_off(train, config.validation_fraction, seed)
+        train, validation = _split_off(train, config.validation_fraction, config.split_seed)
     preprocess = Preprocess.fit(train, config.image_size)
     splits = [_matched(examples, train, preprocess) for examples in (train, validation, test)]
     sources = [make_source(examples, preprocess) for examples in splits]

@@ -52,7 +52,7 @@ class Run:
         for turn in (True, False):
             with together():
                 if is_main() == turn:
-                    self.dataset = data_lib.load(config.data, config.seed)
+                    self.dataset = data_lib.load(config.data)
         self.mesh = make_mesh(config.mesh)
         train, shape = self.dataset.train, self.dataset.input_shape
         config = workdir_lib.with_saved_batch_size(config, workdir)

@@ -55,7 +55,7 @@ def main(argv: list[str]) -> None:
             name = f"{rows}, {NAMES[recipe]}"
             config = dataclasses.replace(yeast.get_config(), seed=seed, recipe=recipe)
             if rows == "train + validation":
-                config.data = ALL_ROWS
+                config.data = dataclasses.replace(ALL_ROWS, split_seed=seed)
                 config.batch_size = 150
             run = Run(config, Path(WORKDIR.value) / f"{recipe}_{len(rows)}_{seed}")
             results.setdefault(name, []).append(run.test(run.train())["test"])

@@ -9,21 +9,26 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 from absl import app, flags
 from ml_collections import config_flags
 
 from sdjax import data as data_lib
-from sdjax.config import Config, check_overrides
+from sdjax.config import Config, check, check_overrides, sized
 from sdjax.errors import InputError
 from sdjax.forecast.forecast import Forecast, forecast, topology
-from sdjax.training.phases import make_phases
-from sdjax.training.resolve import check_config, resolve
+from sdjax.training.recipes import make_phases
+from sdjax.training.setup import program_config
+from sdjax.training.state import ExampleSpec, labels_spec
 
 _CONFIG = str(Path(__file__).parents[1] / "configs" / "yeast.py")
 _TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies, such as v5e:4x4.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batches to compare; the config's by default.")
 _INPUT_SHAPE = flags.DEFINE_list("input_shape", [], "Of an example; with it no data is read.")
 _NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of labels, with --input_shape.")
+_NUM_EXAMPLES = flags.DEFINE_integer(
+    "num_examples", 20_000, "Of the train split, with --input_shape: sizes left at 0 follow it."
+)
 
 HEADER = (
     "| chips | phase | batch | a chip | peak GB | fits | TFLOP | HBM GB | sent MB | compute ms | "
@@ -43,18 +48,18 @@ def main(argv: list[str]) -> None:
 
 def print_forecasts(config: Config) -> None:
     """Prints a row for each topology, batch and phase, and what the last one sends."""
-    check_config(config)
+    check(config)
     batch_sizes = _batch_sizes(config)
-    input_shape, num_classes = _shapes(config)
+    spec, num_examples = _examples(config)
     chips = {name: topology(name) for name in _TOPOLOGY.value}
     last = None
     print(HEADER)
     for name, (chip, devices) in chips.items():
         for size in batch_sizes:
             wanted = dataclasses.replace(config, batch_size=size)
-            resolved = resolve(wanted, 20_000, input_shape, len(devices))
-            for phase in make_phases(resolved, 100):
-                last = forecast(resolved, phase, input_shape, num_classes, chip, devices)
+            whole = sized(wanted, num_examples, spec.inputs.shape, len(devices))
+            for phase in make_phases(whole, steps_per_epoch=100):
+                last = forecast(program_config(whole), spec, phase, chip, devices)
                 print(_row(name, last), flush=True)
     if last is not None and last.collectives:
         print("\nWhat a chip sends in a step of the last row:\n")
@@ -64,17 +69,20 @@ def print_forecasts(config: Config) -> None:
             print(f"| {each.kind} | {each.shape} | {each.group} | {times} | {sent} |")
 
 
-def _shapes(config: Config) -> tuple[tuple[int, ...], int]:
-    """Shape of an example and number of labels, by flag or off the data."""
+def _examples(config: Config) -> tuple[ExampleSpec, int]:
+    """What an example is, and how many there are to train on, by flag or off the data."""
     if bool(_INPUT_SHAPE.value) != bool(_NUM_CLASSES.value):
         raise InputError("--input_shape and --num_classes go together.")
     if _INPUT_SHAPE.value:
         shape = tuple(_whole("input_shape", size) for size in _INPUT_SHAPE.value)
         if len(shape) not in (1, 3):
             raise InputError(f"--input_shape must be F or H,W,CHANNELS, got {shape}.")
-        return shape, _NUM_CLASSES.value
-    dataset = data_lib.load(config.data, config.seed)
-    return dataset.input_shape, dataset.num_classes
+        inputs = jax.ShapeDtypeStruct(shape, np.float32)
+        labels = jax.ShapeDtypeStruct((_NUM_CLASSES.value,), np.uint8)
+        return ExampleSpec.of(inputs, labels), _NUM_EXAMPLES.value
+    dataset = data_lib.load(config.data)
+    spec = ExampleSpec.of(dataset.input_spec, labels_spec(dataset.train.labels))
+    return spec, len(dataset.train)
 
 
 def _batch_sizes(config: Config) -> list[int]:

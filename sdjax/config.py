@@ -68,6 +68,7 @@ class DataConfig:
     validation: str = "validation"  # "" or absent from the source: split off train
     test: str = "test"
     validation_fraction: float = number(0.2, above=0, below=1)  # of train, without a split of it
+    split_seed: int = number(0, least=0)  # draws those rows; seeds of a study share them
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
     ignore: str = ""  # files: columns that are neither features nor labels
@@ -172,7 +173,7 @@ class Config:
     recipe: str = choice("joint", RECIPES)
     seed: int = number(0, least=0)
     batch_size: int = number(256, least=0)  # 0 suits the data
-    drop_remainder: bool = False  # False pads an epoch's last batch; True leaves the rest out
+    drop_remainder: bool = False  # False spreads rows evenly, padded; True drops some
     microbatches: int = count(1)  # parts of a batch that pass the network one after another
     contrastive_weight: float = number(0.1, least=0)  # recipe "joint"
     label_smoothing: float = share(0.0)  # of binary cross-entropy: labels become s/2 and 1 - s/2

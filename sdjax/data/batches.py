@@ -1,9 +1,11 @@
 """Batches on Grain: seeded, resumable at any step, padded to one shape.
 
-A batch is {"x" [B, ...] float32, "labels" [B, C] uint8, "where" [B] bool}; rows where `where`
-is False are zeros that fill up a batch. Grain's own per-row shuffle and batch cost tens of
-milliseconds for 256 rows, so the elements of the Grain data set here are whole batches, each
-fetched by one array of row numbers.
+A batch is {"x", "labels", "where"}: `x` a float32 array [B, ...], or a pytree of arrays [B, ...];
+`labels` multi-hot uint8 [B, C], or `LabelIndices` of int32 [B, L]; `where` bool [B]. Rows where
+`where` is False fill up a batch: zeros, and no labels.
+
+Grain's own per-row shuffle and batch cost tens of milliseconds for 256 rows, so the elements of the
+Grain data set here are whole batches, each fetched by one array of row numbers.
 """
 
 import functools
@@ -12,12 +14,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 from sdjax.data.sources import Source
 from sdjax.errors import InputError
+from sdjax.labels import LabelIndices
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]
 DECODING_THREADS = 4
 
 
@@ -57,7 +61,8 @@ def training_batches(
       batch_size: B, over all processes.
       seed: of the order, non-negative.
       drop_remainder: whether an epoch's last rows that fill no batch are left out (others each
-        epoch); otherwise the last batch is padded.
+        epoch). Otherwise an epoch's rows are spread evenly over its batches, which differ by one
+        row at most and are padded to B: no step is taken on a few rows left over.
       start: number of the first batch.
       rows: positions in [0, B) of the rows to fetch, such as those that this process's devices
         hold, in rising order; None is all.
@@ -80,9 +85,12 @@ def training_batches(
     def order(epoch: int) -> np.ndarray:
         return np.random.default_rng([seed, epoch]).permutation(len(source))
 
+    used = steps * batch_size if drop_remainder else len(source)
+
     def batch(number: int) -> Batch:
         epoch, step = divmod(number, steps)
-        return _fetch(source, order(epoch)[step * batch_size : (step + 1) * batch_size], positions)
+        first, last = (-(-used * k // steps) for k in (step, step + 1))
+        return _fetch(source, order(epoch)[first:last], positions)
 
     return _iterate(batch, start, sys.maxsize, source)
 
@@ -118,31 +126,31 @@ def to_device(batch: Batch, sharding: Any) -> dict[str, Any]:
       sharding: a `jax.sharding.Sharding` of the leading axis, over the devices of all processes.
 
     Returns:
-      A dict of `jax.Array` with the rows of all processes.
+      The same pytree, of `jax.Array` with the rows of all processes.
     """
-    import jax
-
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def _fetch(source: Source, examples: np.ndarray, positions: np.ndarray) -> Batch:
-    """Those of a batch's `examples` that stand at `positions`; zeros where there is none."""
+    """Those of a batch's `examples` that stand at `positions`; padding where there is none."""
     where = positions < len(examples)
     wanted = examples[positions[where]]
     # A process may have no row of a padded batch; one row tells it the shapes.
     fetched = source.fetch(wanted if len(wanted) else np.array([0]))
     missing = len(positions) - len(wanted)
     if missing:
-        fetched = {
-            name: np.concatenate(
-                [value[: len(wanted)], np.zeros((missing, *value.shape[1:]), value.dtype)]
-            )
-            for name, value in fetched.items()
-        }
+        fetched = {name: _padded(x, len(wanted), missing) for name, x in fetched.items()}
     return {**fetched, "where": where}
+
+
+def _padded(values: Any, count: int, missing: int) -> Any:
+    """The first `count` rows of each array of `values`, and `missing` rows of padding."""
+    fill = -1 if isinstance(values, LabelIndices) else 0
+
+    def pad(x: np.ndarray) -> np.ndarray:
+        return np.concatenate([x[:count], np.full((missing, *x.shape[1:]), fill, x.dtype)])
+
+    return jax.tree.map(pad, values)
 
 
 def _iterate(batch, start: int, stop: int, source: Source) -> Iterator[Batch]:

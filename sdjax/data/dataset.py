@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -13,6 +15,8 @@ from sdjax.data.preprocess import Preprocess
 from sdjax.data.readers import files
 from sdjax.data.sources import Source, make_source
 from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
+from sdjax.labels import LabelIndices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +36,14 @@ class Dataset:
         return len(self.label_names)
 
     @property
+    def input_spec(self) -> Any:
+        """Shape and dtype of one example's inputs, a pytree of `jax.ShapeDtypeStruct`.
+
+        float32 of `input_shape` for vectors and images.
+        """
+        return self.train.input_spec
+
+    @property
     def input_shape(self) -> tuple[int, ...]:
         """(F,) or (H, W, channels)."""
         return self.preprocess.input_shape
@@ -42,16 +54,15 @@ class Dataset:
         return self.preprocess.kind
 
 
-def load(config: DataConfig, seed: int = 0) -> Dataset:
+def load(config: DataConfig) -> Dataset:
     """Loads the data set that `config` names, prepared on first use.
 
     Means and standard deviations, label names and feature names are those of the training
     split. Where there is no validation split, `validation_fraction` of the training rows,
-    drawn by `seed`, become one.
+    drawn by `split_seed`, become one.
 
     Args:
       config: a TFDS name and its splits, or `name="files"` and paths.
-      seed: of the split between training and validation.
 
     Returns:
       The data set, inputs preprocessed.
@@ -62,6 +73,8 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
     """
     if config.image_size < 0:
         raise InputError(f"data.image_size must be 0 or more, got {config.image_size}.")
+    if config.split_seed < 0:
+        raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
     read = files.read_splits if config.name == "files" else tfds.read_splits
     train, validation, test = read(config)
     named = [("train", train), ("validation", validation), ("test", test)]
@@ -69,7 +82,7 @@ def load(config: DataConfig, seed: int = 0) -> Dataset:
         if examples is not None and not len(examples):
             raise InputError(f"{examples.origin}: the {split} split is empty.")
     if validation is None:
-        train, validation = _split_off(train, config.validation_fraction, seed)
+        train, validation = _split_off(train, config.validation_fraction, config.split_seed)
     preprocess = Preprocess.fit(train, config.image_size)
     splits = [_matched(examples, train, preprocess) for examples in (train, validation, test)]
     sources = [make_source(examples, preprocess) for examples in splits]
@@ -115,8 +128,7 @@ def read_inputs(
     if not len(examples):
         raise InputError(f"{examples.origin}: no rows.")
     _check_inputs(examples, preprocess)
-    rows = np.arange(len(examples))
-    x = preprocess(examples.inputs[rows])
+    x = preprocess(examples.inputs[:])
     return x, None if examples.ids is None else list(examples.ids)
 
 
@@ -147,8 +159,20 @@ def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Exa
             f"{examples.origin}: {len(names)} labels, and {len(expected)} in {train.origin}; "
             f"absent here: {listing(absent)}; absent there: {listing(new)}."
         )
-    order = [names.index(name) for name in expected]
-    return dataclasses.replace(examples, labels=examples.labels[:, order], label_names=expected)
+    return dataclasses.replace(
+        examples, labels=_reordered(examples.labels, names, expected), label_names=expected
+    )
+
+
+def _reordered(labels: LabelSets, names: Sequence[str], expected: Sequence[str]) -> LabelSets:
+    """`labels` of classes `names`, as those of the same classes in the order `expected`."""
+    old = {name: place for place, name in enumerate(names)}
+    order = np.array([old[name] for name in expected])
+    if not isinstance(labels, LabelIndices):
+        return labels[:, order]
+    # Place -1, the padding, is last.
+    new = np.append(np.argsort(order), -1).astype(np.int32)
+    return LabelIndices(new[np.asarray(labels.indices)], labels.num_classes)
 
 
 def _check_inputs(examples: Examples, preprocess: Preprocess) -> None:

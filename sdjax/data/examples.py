@@ -5,8 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdjax.data.images import EncodedImages
+from sdjax import label_sets
+from sdjax.data.rows import RowArray, Rows, blocks
 from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
+from sdjax.labels import LabelIndices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,15 +19,16 @@ class Examples:
     Attributes:
       origin: the file or split, for error messages.
       inputs: float [N, F]; or images, uint8 or float [N, H, W, channels].
-      labels: uint8 [N, C], or None for new rows to predict.
+      labels: multi-hot uint8 [N, C], or `LabelIndices` of int32 [N, L]; None for new rows to
+        predict.
       label_names: C names; empty where `labels` is None.
       feature_names: F names, or empty where the source has none.
       ids: N names of rows, or None.
     """
 
     origin: str
-    inputs: np.ndarray | EncodedImages
-    labels: np.ndarray | None
+    inputs: RowArray
+    labels: LabelSets | None
     label_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
@@ -38,12 +42,11 @@ class Examples:
         return "vector" if len(self.inputs.shape) == 2 else "image"
 
     def take(self, rows: np.ndarray) -> "Examples":
-        """The examples at `rows`."""
-        inputs = self.inputs
+        """The examples at `rows`; inputs are not copied."""
         return dataclasses.replace(
             self,
-            inputs=inputs.take(rows) if isinstance(inputs, EncodedImages) else inputs[rows],
-            labels=None if self.labels is None else self.labels[rows],
+            inputs=Rows(self.inputs, rows),
+            labels=None if self.labels is None else label_sets.take(self.labels, rows),
             ids=None if self.ids is None else tuple(self.ids[row] for row in rows),
         )
 
@@ -56,39 +59,103 @@ def listing(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(shown) or "none"
 
 
-def check_finite(origin: str, inputs: np.ndarray, feature_names: Sequence[str]) -> None:
+def check_finite(origin: str, inputs: RowArray, feature_names: Sequence[str]) -> None:
     """Raises ValueError, naming the place, where a feature is missing or not finite."""
-    finite = np.isfinite(inputs)
-    if finite.all():
+    if inputs.dtype.kind != "f":
         return
-    row, *place = (int(index) for index in np.argwhere(~finite)[0])
-    value = inputs[(row, *place)]
+    first, count = None, 0
+    for block in blocks(inputs):
+        finite = np.isfinite(inputs[block])
+        if finite.all():
+            continue
+        count += finite.size - int(finite.sum())
+        if first is None:
+            row, *place = (int(index) for index in np.argwhere(~finite)[0])
+            first = (block.start + row, place, inputs[block][(row, *place)])
+    if first is None:
+        return
+    row, place, value = first
     column = f"feature {feature_names[place[0]]!r}" if feature_names else f"input {tuple(place)}"
     raise InputError(
         f"{origin}: {column} is {value} in row {row} (the first row is 0); "
-        f"{int((~finite).sum())} inputs in all are missing or not finite. "
+        f"{count} inputs in all are missing or not finite. "
         "Fill them in, or leave the column out with data.ignore."
     )
 
 
-def check_binary(origin: str, labels: np.ndarray, label_names: Sequence[str]) -> np.ndarray:
-    """`labels` [N, C] as uint8.
+def check_labels(origin: str, labels: LabelSets, label_names: Sequence[str] = ()) -> LabelSets:
+    """`labels` as multi-hot uint8 [N, C], or as `LabelIndices` of int32 [N, L].
+
+    Raises:
+      ValueError: naming the place, where they are not label sets.
+    """
+    if not isinstance(labels, LabelIndices):
+        return check_binary(origin, np.asanyarray(labels), label_names)
+    return check_indices(origin, np.asanyarray(labels.indices), labels.num_classes)
+
+
+def check_binary(origin: str, labels: np.ndarray, label_names: Sequence[str] = ()) -> np.ndarray:
+    """Multi-hot `labels` [N, C] as uint8; those of uint8 or bool are not copied.
 
     Raises:
       ValueError: naming the place, where a label is neither 0 nor 1.
     """
-    try:
-        values = labels.astype(np.float64)
-    except (TypeError, ValueError):
-        values = np.array([[_number(value) for value in row] for row in labels.astype(object)])
-    wrong = (values != 0) & (values != 1)
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
+    if labels.ndim != 2:
+        raise InputError(f"{origin}: labels must be multi-hot [N, C], got shape {labels.shape}.")
+    same = labels.dtype in (np.uint8, np.bool_)
+    result = labels.view(np.uint8) if same else np.empty(labels.shape, np.uint8)
+    for block in blocks(labels):
+        part = labels[block]
+        values = part if same else _numbers(part)
+        wrong = values > 1 if same else (values != 0) & (values != 1)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            name = repr(label_names[column]) if label_names else column
+            raise InputError(
+                f"{origin}: labels must be 0 or 1; label {name} is "
+                f"{part[row, column]!s} in row {block.start + row} (the first row is 0)."
+            )
+        if not same:
+            result[block] = values
+    return result
+
+
+def check_indices(origin: str, indices: np.ndarray, num_classes: int) -> LabelIndices:
+    """Lists of label indices [N, L], -1 as padding, as `LabelIndices` of int32.
+
+    Raises:
+      ValueError: naming the place, where an index lies outside [-1, num_classes) or is repeated in
+        its row.
+    """
+    if indices.ndim != 2 or indices.dtype.kind not in "iu":
         raise InputError(
-            f"{origin}: labels must be 0 or 1; label {label_names[column]!r} is "
-            f"{labels[row, column]!s} in row {row} (the first row is 0)."
+            f"{origin}: label indices must be integers [N, L], got {indices.dtype} {indices.shape}."
         )
-    return values.astype(np.uint8)
+    for block in blocks(indices):
+        part = indices[block]
+        wrong = (part < -1) | (part >= num_classes)
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(
+                f"{origin}: label indices must lie in [0, {num_classes}), or be -1 as padding; got "
+                f"{part[row, column]} in row {block.start + row} (the first row is 0)."
+            )
+        ordered = np.sort(part, axis=1)
+        repeated = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+        if repeated.any():
+            row, column = np.argwhere(repeated)[0]
+            raise InputError(
+                f"{origin}: a row of label indices holds each once; {ordered[row, column]} is "
+                f"repeated in row {block.start + row} (the first row is 0)."
+            )
+    return LabelIndices(indices.astype(np.int32, copy=False), num_classes)
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    try:
+        return values.astype(np.float64)
+    except (TypeError, ValueError):
+        return np.array([[_number(value) for value in row] for row in values.astype(object)])
 
 
 def _number(value: object) -> float:

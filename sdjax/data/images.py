@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -49,9 +50,9 @@ class EncodedImages:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+    def __getitem__(self, rows: Any) -> np.ndarray:
         """The images at `rows`, uint8 [len(rows), H, W, channels]."""
-        rows = np.asarray(rows)
+        rows = np.arange(len(self))[rows]
         if self._cache is None:
             return np.stack([self._image(int(row)) for row in rows])
         for row in np.unique(rows[~self._cached[rows]]):
@@ -59,18 +60,6 @@ class EncodedImages:
             self._cache[row] = self._image(int(row))
             self._cached[row] = True
         return self._cache[rows]
-
-    def take(self, rows: np.ndarray) -> "EncodedImages":
-        """The images at `rows`, still encoded."""
-        chosen = object.__new__(EncodedImages)
-        chosen.__dict__.update(self.__dict__)
-        read, rows = self._read, np.asarray(rows)
-        chosen._read = lambda row: read(int(rows[row]))
-        chosen.shape = (len(rows), *self.shape[1:])
-        if self._cache is not None:
-            chosen._cache = np.empty(chosen.shape, np.uint8)
-        chosen._cached = np.zeros(len(rows), bool)
-        return chosen
 
     def _image(self, row: int) -> np.ndarray:
         image = self._decode(row)

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import numpy as np
 
 from sdjax.data.examples import Examples
+from sdjax.data.rows import RowArray, blocks, take_rows
 from sdjax.errors import InputError
 
 FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
@@ -39,18 +41,14 @@ class Preprocess:
     @classmethod
     def fit(cls, examples: Examples, image_size: int = 0) -> "Preprocess":
         """Fits mean and standard deviation to training `examples` (at most 1024 images)."""
-        inputs = examples.inputs
-        scale = 1.0
-        if examples.modality == "vector":
-            values = np.asarray(inputs)
-        else:
-            rows = np.linspace(0, len(inputs) - 1, min(len(inputs), FIT_IMAGES)).astype(int)
-            values = inputs[rows].reshape(-1, inputs.shape[-1])
+        inputs, scale = examples.inputs, 1.0
+        if examples.modality == "image":
+            chosen = np.linspace(0, len(inputs) - 1, min(len(inputs), FIT_IMAGES)).astype(int)
+            inputs = take_rows(inputs, chosen)
             scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
-        mean = values.mean(axis=0, dtype=np.float64)
-        std = values.std(axis=0, dtype=np.float64)
+        mean, std, largest = _moments(inputs)
         # What is left of a constant after rounding is no variation.
-        constant = std <= 1e-6 * np.abs(values).max(axis=0)
+        constant = std <= 1e-6 * largest
         std = np.where(constant, 1 / scale, std)
         return cls(
             kind=examples.modality,
@@ -111,3 +109,21 @@ class Preprocess:
             k: tuple(x) if isinstance(x, list) else x for k, x in fields.items()
         }
         return cls(**read)
+
+
+def _moments(inputs: RowArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean, standard deviation and largest magnitude of each feature or channel, in float64.
+
+    Sums run over one block of rows after another: no copy of all is made.
+    """
+    width = inputs.shape[-1]
+    count = math.prod(inputs.shape) // width
+    total, square, largest = np.zeros(width), np.zeros(width), np.zeros(width)
+    for block in blocks(inputs):
+        values = inputs[block].reshape(-1, width)
+        total += values.sum(axis=0, dtype=np.float64)
+        np.maximum(largest, np.abs(values).max(axis=0), out=largest)
+    mean = total / count
+    for block in blocks(inputs):
+        square += np.square(inputs[block].reshape(-1, width) - mean).sum(axis=0)
+    return mean, np.sqrt(square / count), largest

@@ -1,13 +1,19 @@
 """Preprocessed examples with random access, one by one or a batch of rows at a time."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
 
-from sdjax.data.examples import Examples
-from sdjax.data.images import EncodedImages
+from sdjax import label_sets
+from sdjax.data import rows as rows_lib
+from sdjax.data.examples import Examples, check_labels
 from sdjax.data.preprocess import Preprocess
+from sdjax.data.rows import RowArray
+from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
 
 
 class Source(abc.ABC):
@@ -15,70 +21,80 @@ class Source(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def labels(self) -> np.ndarray:
-        """All labels, uint8 [N, C]."""
+    def labels(self) -> LabelSets:
+        """All labels: multi-hot uint8 [N, C], or `LabelIndices` of int32 [N, L]."""
 
     @abc.abstractmethod
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """The inputs at `rows` [B], float32 [B, F] or [B, H, W, channels]."""
+    def inputs(self, rows: np.ndarray) -> Any:
+        """The inputs at `rows` [B]: an array [B, ...], or a pytree of such arrays."""
 
     @property
     def in_memory(self) -> bool:
         """Whether fetching rows is mere copying, not worth a thread."""
         return True
 
-    def fetch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+    @property
+    def input_spec(self) -> Any:
+        """Shape and dtype of the inputs of one example, a pytree of `jax.ShapeDtypeStruct`."""
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs(np.array([0]))
+        )
+
+    def fetch(self, rows: np.ndarray) -> dict[str, Any]:
         """The examples at `rows` [B], as one batch {"x", "labels"}."""
-        return {"x": self.inputs(rows), "labels": self.labels[rows]}
+        return {"x": self.inputs(rows), "labels": label_sets.take(self.labels, rows)}
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return label_sets.num_rows(self.labels)
 
-    def __getitem__(self, row: Any) -> dict[str, np.ndarray]:
+    def __getitem__(self, row: Any) -> dict[str, Any]:
         row = int(row)
         if not -len(self) <= row < len(self):
             raise IndexError(f"row {row} of a source of {len(self)} rows")
-        batch = self.fetch(np.array([row % len(self)]))
-        return {name: value[0] for name, value in batch.items()}
+        return jax.tree.map(lambda x: x[0], self.fetch(np.array([row % len(self)])))
 
 
-class VectorSource(Source):
-    """Vectors: preprocessed once, kept in memory."""
+class ArraySource(Source):
+    """Arrays, of which rows are preprocessed when they are fetched.
 
-    def __init__(self, x: np.ndarray, labels: np.ndarray):
-        self._x, self._labels = x, labels
+    Args:
+      inputs: an array of N rows, or a pytree of such arrays (a dict, say). Anything that has a
+        shape, a dtype, a length and `[rows]` will do: `np.ndarray`, `np.memmap`, `h5py.Dataset`.
+      labels: multi-hot [N, C], or `LabelIndices` of [N, L].
+      preprocess: of the inputs of a batch, the same pytree; None takes them as they are.
 
-    @property
-    def labels(self) -> np.ndarray:
-        return self._labels
-
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        return self._x[rows]
-
-
-class ImageSource(Source):
-    """Images: kept as they are, preprocessed when they are fetched."""
+    Raises:
+      ValueError: if the numbers of rows differ, or the labels are not label sets.
+    """
 
     def __init__(
-        self, images: np.ndarray | EncodedImages, labels: np.ndarray, preprocess: Preprocess
+        self,
+        inputs: RowArray | Any,
+        labels: LabelSets,
+        preprocess: Callable[[Any], Any] | None = None,
     ):
-        self._images, self._labels, self._preprocess = images, labels, preprocess
+        self._inputs, self._preprocess = inputs, preprocess
+        self._labels = check_labels("labels", labels)
+        for path, array in jax.tree_util.tree_leaves_with_path(inputs):
+            if len(array) != len(self):
+                name = f"inputs{jax.tree_util.keystr(path)}"
+                raise InputError(f"{name} has {len(array)} rows, and labels {len(self)}.")
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> LabelSets:
         return self._labels
 
     @property
     def in_memory(self) -> bool:
-        return isinstance(self._images, np.ndarray)
+        return all(map(rows_lib.in_memory, jax.tree.leaves(self._inputs)))
 
-    def inputs(self, rows: np.ndarray) -> np.ndarray:
-        return self._preprocess(self._images[np.asarray(rows)])
+    def inputs(self, rows: np.ndarray) -> Any:
+        rows = np.asarray(rows)
+        x = jax.tree.map(lambda array: rows_lib.take_rows(array, rows), self._inputs)
+        return x if self._preprocess is None else self._preprocess(x)
 
 
 def make_source(examples: Examples, preprocess: Preprocess) -> Source:
     """The source of labelled `examples`."""
     assert examples.labels is not None
-    if examples.modality == "image":
-        return ImageSource(examples.inputs, examples.labels, preprocess)
-    return VectorSource(preprocess(np.asarray(examples.inputs)), examples.labels)
+    return ArraySource(examples.inputs, examples.labels, preprocess)

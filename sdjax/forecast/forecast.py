@@ -1,7 +1,6 @@
 """What a training step will cost on TPUs: compiled ahead of time, without a TPU."""
 
 import dataclasses
-import functools
 import os
 import re
 import time
@@ -9,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from sdjax._src import tiling
 from sdjax.config import Config
@@ -17,10 +15,10 @@ from sdjax.errors import InputError
 from sdjax.forecast import hlo
 from sdjax.forecast.chips import CHIPS, Chip
 from sdjax.forecast.cost import counted
-from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
-from sdjax.training.phases import Phase
-from sdjax.training.state import abstract, init_state, model_graph
-from sdjax.training.step import make_objective, make_train_step
+from sdjax.training.mesh import batch_sharding, check_batch_size, make_mesh
+from sdjax.training.recipes import Phase
+from sdjax.training.state import ExampleSpec, abstract, model_graph
+from sdjax.training.step import make_train_step
 
 # libtpu looks for a TPU otherwise, and complains at length.
 _ENVIRONMENT = {
@@ -113,31 +111,27 @@ def topology(name: str) -> tuple[Chip, list[Any]]:
 
 
 def forecast(
-    config: Config,
-    phase: Phase,
-    input_shape: tuple[int, ...],
-    num_classes: int,
-    chip: Chip,
-    devices: list[Any],
+    config: Config, spec: ExampleSpec, phase: Phase, chip: Chip, devices: list[Any]
 ) -> Forecast:
     """Compiles the training step of `phase` for `devices`.
 
     Args:
-      config: resolved, with the batch size over all devices.
+      config: sized, with the batch size over all devices.
+      spec: of an example.
       phase: of the config's recipe.
-      input_shape: of an example.
-      num_classes: number of labels.
       chip: what the devices are.
       devices: of a TPU topology.
 
     Raises:
-      ValueError: if the batch or the mesh does not fit the number of devices.
+      InputError: if the batch or the mesh does not fit the number of devices.
     """
     mesh = make_mesh(config.mesh, devices)
     check_batch_size(config.batch_size, config.batch_size, config.microbatches, mesh)
     basis = Forecast(phase.name, chip, len(devices), config.batch_size, fits=False, peak=0.0)
     started = time.perf_counter()
-    traced = _trace(config, phase, input_shape, num_classes, mesh)
+    step: Any = make_train_step(config, phase, model_graph(config, spec), mesh)
+    batch = spec.batch(config.batch_size, batch_sharding(mesh))
+    traced: Any = step.trace(abstract(config, spec, phase, mesh), batch)
     try:
         compiled = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
@@ -157,24 +151,6 @@ def forecast(
         collectives=tuple(program.collectives(rounds)),
         compile_seconds=time.perf_counter() - started,
     )
-
-
-def _trace(
-    config: Config, phase: Phase, input_shape: tuple[int, ...], num_classes: int, mesh: Mesh
-) -> Any:
-    make = functools.partial(init_state, config, input_shape, num_classes, phase)
-    # Only the shapes of parameters are wanted, whatever their size.
-    graph = model_graph(config, input_shape, num_classes)
-    modality = "vector" if len(input_shape) == 1 else "image"
-    step = make_train_step(phase, make_objective(config, phase, graph, modality, mesh), mesh)
-    array = functools.partial(jax.ShapeDtypeStruct, sharding=batch_sharding(mesh))
-    rows = config.batch_size
-    batch = {
-        "x": array((rows, *input_shape), jnp.float32),
-        "labels": array((rows, num_classes), jnp.uint8),
-        "where": array((rows,), jnp.bool_),
-    }
-    return step.trace(abstract(make, mesh), batch)  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _asked(error: str) -> float:

@@ -2,7 +2,6 @@
 
 import copy
 import dataclasses
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +25,7 @@ from sdjax.training.state import (
     Weights,
     abstract,
     initializer,
+    labels_spec,
     make_model,
     model_graph,
 )
@@ -126,7 +126,7 @@ def make_setup(
     momentum_queue.check(config)
     if config.loss.name == "supcon" and config.recipe != "bce":
         _check_single_label(train.labels)
-    spec = ExampleSpec.of(dataset.input_spec, _label_spec(train.labels))
+    spec = ExampleSpec.of(dataset.input_spec, labels_spec(train.labels))
     setup = Setup(
         config=config,
         dataset=dataset,
@@ -153,22 +153,18 @@ def program_config(config: Config) -> Config:
     )
 
 
-def _load_data(config: Config) -> Any:
+def _load_data(config: Config) -> data_lib.Dataset:
     """The data set; process 0 first: what it prepares on a shared disk is ready for the others."""
-    dataset = None
+    loaded = []
     for turn in (True, False):
         with together():
             if is_main() == turn:
-                dataset = data_lib.load(config.data)
-    return dataset
+                loaded.append(data_lib.load(config.data))
+    return loaded[0]
 
 
 def _steps_per_epoch(config: Config, dataset: data_lib.Dataset) -> int:
     return data_lib.steps_per_epoch(len(dataset.train), config.batch_size, config.drop_remainder)
-
-
-def _label_spec(labels: label_sets.LabelSets) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), labels)
 
 
 def _check_single_label(labels: label_sets.LabelSets) -> None:

@@ -11,6 +11,7 @@ import optax
 from flax import nnx
 
 from sdjax.config import Config
+from sdjax.label_sets import LabelSets
 from sdjax.labels import num_classes
 from sdjax.models import Model
 from sdjax.training import momentum_queue
@@ -26,11 +27,11 @@ class ExampleSpec:
     """Shapes and dtypes of one example, hashable.
 
     Args:
-      treedef: structure of {"x", "labels"}.
+      treedef: `PyTreeDef`, the structure of {"x", "labels"}.
       leaves: a `jax.ShapeDtypeStruct` each, without the batch's axis.
     """
 
-    treedef: jax.tree_util.PyTreeDef
+    treedef: Any
     leaves: tuple[jax.ShapeDtypeStruct, ...]
 
     @classmethod
@@ -61,6 +62,11 @@ class ExampleSpec:
 
         rows = [array(leaf.shape, leaf.dtype) for leaf in self.leaves]
         return {**jax.tree.unflatten(self.treedef, rows), "where": array((), jnp.bool_)}
+
+
+def labels_spec(labels: LabelSets) -> Any:
+    """Shape and dtype of the labels of one example, of those of a split."""
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), labels)
 
 
 class Weights(NamedTuple):

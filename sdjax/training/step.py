@@ -53,7 +53,8 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
         )
         metrics = {name: values.mean() for name, values in metrics.items()}
         if config.loss.learn_temperature and phase.contrastive:
-            metrics["temperature"] = jnp.exp(jnp.stack(jax.tree.leaves(params["loss"]))).mean()
+            (logarithm,) = jax.tree.leaves(state.params["loss"])
+            metrics["temperature"] = jnp.exp(logarithm).mean()
         state = jax.lax.with_sharding_constraint(state, state_sharding(state, mesh))
         return state, {**metrics, "learning_rate": jnp.asarray(schedule(count))}
 

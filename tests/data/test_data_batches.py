@@ -78,6 +78,22 @@ def test_every_example_once_an_epoch(modality, drop):
         assert batch["where"].dtype == bool
 
 
+@pytest.mark.parametrize(
+    ("count", "size", "sizes"),
+    [(1201, 120, 2 * [110] + 9 * [109]), (23, 5, [5, 5, 5, 4, 4]), (20, 5, [5] * 4), (3, 8, [3])],
+)
+def test_rows_are_spread_evenly_over_an_epoch(count, size, sizes):
+    source = data.ArraySource(np.arange(count), np.ones((count, 1)))
+    steps = data.steps_per_epoch(count, size, drop_remainder=False)
+    batches = take(data.training_batches(source, size, seed=2, drop_remainder=False), steps)
+    assert sorted((batch["where"].sum() for batch in batches), reverse=True) == sizes
+    for batch in batches:
+        assert batch["where"].shape == (size,)
+        assert (np.diff(batch["where"].astype(int)) <= 0).all()  # padding comes last
+    seen = np.concatenate([batch["x"][batch["where"]] for batch in batches])
+    np.testing.assert_array_equal(seen, np.random.default_rng([2, 0]).permutation(count))
+
+
 def test_padding_is_zeros():
     batches = take(data.training_batches(numbered(7), 4, seed=0, drop_remainder=False), 2)
     assert batches[1]["where"].tolist() == [True, True, True, False]

@@ -421,9 +421,9 @@ def test_validation_fraction(fraction, tmp_path, random):
         load_files(tmp_path / "t.csv", validation_fraction=fraction)
 
 
-def test_validation_is_split_off_by_the_seed(tmp_path, random):
+def test_validation_is_split_off_by_its_own_seed(tmp_path, random):
     write_csv(tmp_path / "t.csv", table(random))
-    splits = [data.load(config(tmp_path / "t.csv"), seed) for seed in (0, 0, 1)]
+    splits = [load_files(tmp_path / "t.csv", split_seed=seed) for seed in (0, 0, 1)]
     frame = pd.read_csv(tmp_path / "t.csv")[["a", "b", "c"]].to_numpy()
     rows = []
     for split in splits:
@@ -432,6 +432,8 @@ def test_validation_is_split_off_by_the_seed(tmp_path, random):
         rows.append(np.abs(found).max(-1).argmin(-1).tolist())
         assert sorted(rows[-1]) == list(range(ROWS))  # every row is in one of them, once
     assert rows[0] == rows[1] != rows[2]
+    with pytest.raises(ValueError, match="data.split_seed must be 0 or more, got -1"):
+        load_files(tmp_path / "t.csv", split_seed=-1)
 
 
 def test_one_row_cannot_be_split(tmp_path, random):

@@ -29,7 +29,7 @@ def toy_files(tmp_path_factory):
 
 @pytest.fixture
 def toy_config(toy_files):
-    """A run of a few seconds: 2 epochs a phase of 5 steps each, the last batch padded."""
+    """A run of a few seconds: 2 epochs a phase of 5 steps each, each batch padded."""
     config = Config(recipe="joint", batch_size=16)
     config.data.name = "files"
     config.data.train = str(toy_files / "train.npz")

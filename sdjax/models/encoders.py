@@ -173,8 +173,8 @@ class _ConvBlock(nnx.Module):
 
     def __call__(self, x: Array, training: bool, where: Array | None) -> Array:
         y = nnx.relu(_normalized(self.norm1, x, training, where))
-        y = nnx.relu(_normalized(self.norm2, self.conv1(y), training, where))
-        return self.skip(y) + self.conv2(y)
+        hidden = nnx.relu(_normalized(self.norm2, self.conv1(y), training, where))
+        return self.skip(y) + self.conv2(hidden)
 
 
 def _make_norm(kind: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Any:

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 
 from sdjax.training import load
-from sdjax.training.records import read_records
+from sdjax.training.logbook import read_records
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

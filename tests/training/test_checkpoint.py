@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from pods import free_port
+from sdjax.training.phases import make_phases
 
 from sdjax.config import Config, MeshConfig
 from sdjax.training import checkpoint as checkpoint_lib
@@ -20,7 +21,6 @@ from sdjax.training import state as state_lib
 from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError
 from sdjax.training.fingerprint import fingerprint
 from sdjax.training.mesh import make_mesh
-from sdjax.training.phases import make_phases
 from sdjax.training.state import init_state
 
 CONFIG = Config(recipe="joint")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from sdjax.training import load
-from sdjax.training.records import read_records
+from sdjax.training.logbook import read_records
 
 ROOT = Path(__file__).parents[2]
 LAST = 40  # steps: two phases of 4 epochs of 5 batches

@@ -10,7 +10,7 @@ import pytest
 
 from sdjax.training import Interrupted, NonFiniteLossError, Run, load
 from sdjax.training import loop as loop_module
-from sdjax.training.records import Recorder, read_records
+from sdjax.training.logbook import Recorder, read_records
 
 
 def final_params(workdir):

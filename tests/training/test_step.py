@@ -10,15 +10,15 @@ from sdjax.config import Config, LossConfig, MeshConfig
 from sdjax.losses import LOSSES
 from sdjax.training.mesh import batch_sharding, evaluation_batch_size, make_mesh, state_sharding
 from sdjax.training.microbatches import in_microbatches
-from sdjax.training.phases import make_phases
-from sdjax.training.state import begin_phase, init_model, init_state, model_graph
-from sdjax.training.step import (
+from sdjax.training.objective import (
     binary_cross_entropy,
     make_contrastive_loss,
     make_objective,
-    make_train_step,
     mean_of_rows,
 )
+from sdjax.training.recipes import make_phases
+from sdjax.training.state import ExampleSpec, begin_phase, init_model, init_state, model_graph
+from sdjax.training.step import make_train_step
 
 SHAPE, CLASSES, BATCH = (6,), 4, 16
 
@@ -39,18 +39,30 @@ def toy_batch(padding=0):
     }
 
 
+def spec_of(shape=SHAPE, num_classes=CLASSES):
+    return ExampleSpec.of(
+        jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct((num_classes,), jnp.uint8)
+    )
+
+
 def one_device():
     return make_mesh(devices=jax.devices()[:1])
 
 
-def make(config, index=0, mesh=None):
-    phases = make_phases(config, steps_per_epoch=4)
-    phase = phases[index]
-    state = init_state(config, SHAPE, CLASSES, phase)
-    graph = model_graph(config, SHAPE, CLASSES)
-    mesh = mesh or one_device()
-    objective = make_objective(config, phase, graph, "vector", mesh)
-    return state, objective, make_train_step(phase, objective, mesh)
+def make(config, index=0, mesh=None, spec=None):
+    """State and step of a phase."""
+    phase, spec = make_phases(config, steps_per_epoch=4)[index], spec or spec_of()
+    state = init_state(config, spec, phase, jax.random.key(config.seed))
+    return state, make_train_step(config, phase, model_graph(config, spec), mesh or one_device())
+
+
+def objective_of(config, spec=None):
+    """Parameters and aux of one member, and the objective as a function of them, batch and key."""
+    (phase,), spec = make_phases(config, steps_per_epoch=4), spec or spec_of()
+    state = init_state(config, spec, phase, jax.random.key(config.seed))
+    objective = make_objective(config, phase, model_graph(config, spec), one_device())
+    params, aux = jax.tree.map(lambda x: x[0], (state.params, state.aux))
+    return params, aux, lambda *given: objective(*given, True)
 
 
 @pytest.mark.parametrize("name", ["sd", "mulsupcon", "jaccard", "supcon"])
@@ -60,7 +72,7 @@ def test_losses_train(name):
     batch = toy_batch(padding=3)
     if name == "supcon":
         batch["labels"] = np.eye(CLASSES, dtype=np.uint8)[np.arange(BATCH) % CLASSES]
-    state, _, step = make(config)
+    state, step = make(config)
     history = []
     for _ in range(20):
         state, metrics = step(state, batch)
@@ -73,20 +85,19 @@ def test_losses_train(name):
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_has_its_step(name):
-    state, _, step = make(toy_config(loss=LossConfig(name=name), contrastive_weight=1.0))
+    state, step = make(toy_config(loss=LossConfig(name=name), contrastive_weight=1.0))
     _, metrics = jax.eval_shape(step, state, toy_batch(padding=3))
     assert metrics.keys() >= {"loss", "contrastive", "bce", "gradient_norm"}
 
 
 def test_padding_changes_nothing():
-    state, objective, _ = make(toy_config())
-    params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
+    params, aux, objective = objective_of(toy_config())
     batch, poisoned = toy_batch(padding=4), toy_batch(padding=4)
     poisoned["x"][-4:] = 1e6
     poisoned["labels"][-4:] = 1
     gradient = jax.value_and_grad(objective, has_aux=True)
-    (value, _), grads = gradient(params, variables, batch, jax.random.key(1))
-    (other, _), other_grads = gradient(params, variables, poisoned, jax.random.key(1))
+    (value, _), grads = gradient(params, aux, batch, jax.random.key(1))
+    (other, _), other_grads = gradient(params, aux, poisoned, jax.random.key(1))
     np.testing.assert_allclose(value, other, rtol=1e-6)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), grads, other_grads
@@ -97,7 +108,7 @@ def test_members_learn_independently():
     """The first of three members takes the steps that it would take beside others."""
     config = toy_config()
     config.model.members = 3
-    state, _, step = make(config)
+    state, step = make(config)
     poisoned = jax.tree.map(lambda x: x.at[1:].multiply(3.0), make(config)[0].params)
     other = make(config)[0]._replace(params=poisoned)
     for _ in range(3):
@@ -126,7 +137,7 @@ def test_eight_devices_equal_one(fsdp, implementation):
     config.model.width = 64
     results = []
     for mesh in (one_device(), make_mesh(MeshConfig(fsdp=fsdp))):
-        state, _, step = make(config, mesh=mesh)
+        state, step = make(config, mesh=mesh)
         state = jax.device_put(state, state_sharding(state, mesh))
         batch = jax.device_put(toy_batch(padding=5), batch_sharding(mesh))
         for _ in range(3):
@@ -172,14 +183,10 @@ def test_microbatches_and_remat_leave_the_gradient_of_the_whole_batch(encoder, c
 
 
 def whole_gradient(config, shape, batch):
-    (phase,) = make_phases(config, steps_per_epoch=4)
-    state = init_state(config, shape, CLASSES, phase)
-    graph = model_graph(config, shape, CLASSES)
-    modality = "vector" if len(shape) == 1 else "image"
-    objective = make_objective(config, phase, graph, modality, one_device())
-    params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
+    params, aux, objective = objective_of(config, spec_of(shape))
     gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
-    return gradient(params, variables, batch, jax.random.key(1))
+    (loss, (_, terms)), grads = gradient(params, aux, batch, jax.random.key(1))
+    return loss, terms, grads
 
 
 @pytest.mark.parametrize("how", ["microbatches", "remat"])
@@ -192,16 +199,17 @@ def test_less_is_held_for_the_backward_pass(how):
         config.model.encoder, config.model.width, config.model.depth = "convnet", 8, 3
         config.model.remat = reduced and how == "remat"
         key = jax.random.key(0)
-        graph = model_graph(config, x.shape[1:], CLASSES)
-        params, variables = init_model(config, x.shape[1:], CLASSES, key)
+        graph = model_graph(config, spec_of(x.shape[1:]))
+        params, variables = init_model(config, spec_of(x.shape[1:]), key)
         params, variables = jax.tree.map(lambda x: x[0], (params, variables))
         microbatches = 8 if reduced and how == "microbatches" else 1
 
         def encode(params, x):
-            def of_rows(x, key):
-                return nnx.merge(graph, params, variables).encode(x, rngs=nnx.Rngs(dropout=key))
+            def of_rows(x, key, carry):
+                model = nnx.merge(graph, params, variables)
+                return model.encode(x, rngs=nnx.Rngs(dropout=key)), carry
 
-            return in_microbatches(of_rows, microbatches, one_device())(x, key)
+            return in_microbatches(of_rows, microbatches, one_device())(x, key, None)[0]
 
         def backward(x):
             return jax.vjp(encode, params, x)[1]
@@ -225,14 +233,10 @@ def test_microbatches_hold_no_logits_of_the_whole_batch():
     batch = {**toy_batch(), "labels": jnp.zeros((BATCH, num_classes), jnp.uint8)}
     for microbatches in (1, 4):
         config = toy_config(contrastive_weight=1.0, microbatches=microbatches)
-        (phase,) = make_phases(config, steps_per_epoch=4)
-        graph = model_graph(config, SHAPE, num_classes)
-        params, variables = init_model(config, SHAPE, num_classes, jax.random.key(0))
-        params, variables = jax.tree.map(lambda x: x[0], (params, variables))
-        objective = make_objective(config, phase, graph, "vector", one_device())
+        params, aux, objective = objective_of(config, spec_of(num_classes=num_classes))
 
         def loss(params):
-            return objective(params, variables, batch, jax.random.key(1))[0]
+            return objective(params, aux, batch, jax.random.key(1))[0]
 
         arrays = jax.tree.leaves(jax.eval_shape(lambda: jax.vjp(loss, params)[1]))
         rows = [x.shape[:-1] for x in arrays if x.shape[-1:] == (num_classes,)]
@@ -246,10 +250,9 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_and_losses_in_float32():
     config = toy_config()
     config.supervise.learning_rate = 0.01
     config.model.dtype = "bfloat16"
-    state, _, step = make(config)
-    graph = model_graph(config, SHAPE, CLASSES)
-    params, variables = jax.tree.map(lambda x: x[0], (state.params, state.variables))
-    model = nnx.merge(graph, params, variables)
+    state, step = make(config)
+    weights = jax.tree.map(lambda x: x[0], state.best)
+    model = nnx.merge(model_graph(config, spec_of()), *weights)
     h = model.encode(toy_batch()["x"])
     assert h.dtype == jnp.bfloat16
     assert model.project(h).dtype == model.classify(h).dtype == jnp.float32
@@ -264,7 +267,7 @@ def test_bfloat16_computes_narrow_and_keeps_parameters_and_losses_in_float32():
 
 
 def test_the_probe_leaves_encoder_and_projection_alone():
-    state, _, step = make(toy_config("probe"), index=1)
+    state, step = make(toy_config("probe"), index=1)
     before = jax.device_get(state.params)
     for _ in range(3):
         state, _ = step(state, toy_batch())
@@ -279,7 +282,7 @@ def test_steps_draw_new_views_and_the_same_ones_again():
     config.augment.feature_mask = 0.5
     losses = []
     for _ in range(2):
-        state, _, step = make(config)
+        state, step = make(config)
         # A learning rate of zero at the first step of the warm-up: only the views differ.
         state, first = step(state, toy_batch())
         _, second = step(state, toy_batch())
@@ -291,13 +294,13 @@ def test_steps_draw_new_views_and_the_same_ones_again():
 def test_average_follows_the_parameters_and_starts_the_next_phase():
     config = toy_config("finetune")
     config.pretrain.ema_decay = 0.9
-    state, _, step = make(config)
+    state, step = make(config)
     for _ in range(5):
         state, _ = step(state, toy_batch())
-    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, state.average)
+    average = jax.device_get(state.average.params)
+    gaps = jax.tree.map(lambda a, b: float(jnp.abs(a - b).max()), state.params, average)
     assert max(jax.tree.leaves(gaps["encoder"])) > 0
-    average = jax.device_get(state.average)
-    state = begin_phase(state, make_phases(config, 4)[1])
+    state = begin_phase(state, config, spec_of(), make_phases(config, 4)[1])
     assert state.average is None
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(state.params), average)
 
@@ -320,25 +323,14 @@ def test_binary_cross_entropy_against_loops():
     assert float(mean_of_rows(values, jnp.zeros(5, bool))) == 0
 
 
-@pytest.mark.parametrize(
-    ("options", "text"),
-    [
-        ({"name": "sdd"}, "Unknown loss 'sdd'. Did you mean 'sd'"),
-        ({"name": "sd", "normalizer": "labels"}, "loss.normalizer is for mulsupcon, not for 'sd'"),
-    ],
-)
-def test_loss_options_that_do_not_fit(options, text):
-    with pytest.raises(ValueError, match=text):
-        make_contrastive_loss(LossConfig(**options), one_device())
-
-
 def test_loss_options_are_passed_on():
     z = jax.random.normal(jax.random.key(0), (BATCH, 4))
     labels, where = toy_batch()["labels"], jnp.ones(BATCH, bool)
 
     def value(**options):
-        loss = make_contrastive_loss(LossConfig(**options), one_device())
-        return float(loss(z, labels, where=where))
+        config = LossConfig(**options)
+        loss = make_contrastive_loss(config, one_device())
+        return float(loss(z, labels, where=where, temperature=config.temperature))
 
     base = value()
     assert value(temperature=0.5) != base

@@ -5,13 +5,24 @@ part that is asked for.
 """
 
 import numpy as np
+from scipy import sparse
 
 from sdjax.labels import LabelIndices, num_classes, num_rows
 
 # Multi-hot, uint8 or bool [N, C]; or indices int32 [N, L] padded with -1, each once in a row.
 LabelSets = np.ndarray | LabelIndices
 
-__all__ = ["LabelSets", "columns", "counts", "num_classes", "num_rows", "rows", "sizes", "take"]
+__all__ = [
+    "LabelSets",
+    "columns",
+    "counts",
+    "num_classes",
+    "num_rows",
+    "rows",
+    "sizes",
+    "take",
+    "to_csr",
+]
 
 
 def take(labels: LabelSets, rows: np.ndarray | slice) -> LabelSets:
@@ -57,3 +68,13 @@ def columns(labels: LabelSets, start: int, stop: int) -> np.ndarray:
     row, place = np.nonzero((indices >= start) & (indices < stop))
     dense[row, indices[row, place] - start] = True
     return dense
+
+
+def to_csr(labels: LabelIndices) -> sparse.csr_array:
+    """The label sets as a sparse matrix of bool [N, C] in rows; a repeated index counts once."""
+    indices = np.asarray(labels.indices)
+    row, place = np.nonzero(indices >= 0)
+    matrix = sparse.coo_array(
+        (np.ones(len(row), bool), (row, indices[row, place])), (len(indices), labels.num_classes)
+    )
+    return matrix.tocsr()

@@ -3,15 +3,19 @@
 import itertools
 import json
 import math
+import tracemalloc
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn import metrics as sk
 
-from sdjax import metrics
+from sdjax import LabelIndices, metrics
+from sdjax.errors import InputError
 
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 6))
 # Few distinct scores, so that ties are common.
@@ -121,6 +125,141 @@ def test_evaluate_equals_the_definitions(split, threshold):
         else:
             assert got[name] == pytest.approx(value, abs=1e-12), name
     json.dumps(got, allow_nan=False)
+
+
+# Small blocks make many of them of the few scores of a test: of 1 row, of some, of all.
+BLOCK_SIZES = (1, 100, 10**6)
+SPLITS = {
+    "many ties": dict(levels=10),
+    "few ties": dict(levels=10**6),
+    "one example": dict(examples=1, labels=9),
+    "one label": dict(labels=1),
+    "few positives": dict(examples=90, labels=40, rate=0.02),
+    "many positives": dict(rate=0.9),
+}
+
+
+def edge_split(seed=0, **options):
+    """`random_split`, where it is large enough with an empty and a full row and column."""
+    truth, scores = random_split(seed, **options)
+    if min(truth.shape) > 4:
+        truth[3], truth[4] = 0, 1
+        truth[:, 1], truth[:, 2] = 0, 1
+    return truth, scores
+
+
+def sklearn_evaluate(truth, scores, thresholds):
+    """What scikit-learn gives for what the conventions of sdjax.metrics leave in."""
+    predicted = (scores >= thresholds).astype(int)
+    rows = truth.any(axis=1) & ~truth.all(axis=1)
+    columns = [c for c in range(truth.shape[1]) if truth[:, c].any()]
+    both = [c for c in columns if not truth[:, c].all()]
+
+    def mean(function, columns, values):
+        return np.mean([function(truth[:, c], values[:, c]) for c in columns]) if columns else None
+
+    has_both = 0 < truth.sum() < truth.size
+    return {
+        "mAP": mean(sk.average_precision_score, columns, scores),
+        "macro_auc": mean(sk.roc_auc_score, both, scores),
+        "macro_f1": mean(sk.f1_score, columns, predicted),
+        "micro_f1": sk.f1_score(truth.ravel(), predicted.ravel()),
+        "micro_auc": sk.roc_auc_score(truth.ravel(), scores.ravel()) if has_both else None,
+        "ranking_loss": sk.label_ranking_loss(truth[rows], scores[rows]) if any(rows) else None,
+        "lrap": sk.label_ranking_average_precision_score(truth[rows], scores[rows])
+        if any(rows)
+        else None,
+        "hamming_loss": sk.hamming_loss(truth, predicted),
+        "subset_accuracy": sk.accuracy_score(truth, predicted),
+    }
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", SPLITS.values(), ids=SPLITS)
+def test_evaluate_equals_scikit_learn(monkeypatch, options, dtype, block_size):
+    monkeypatch.setattr(metrics, "BLOCK_SIZE", block_size)
+    labels, scores = edge_split(**options)
+    scores = scores.astype(dtype)
+    thresholds = np.linspace(0.3, 0.7, labels.shape[1])
+    got = metrics.evaluate(labels, scores, thresholds)
+    for name, value in sklearn_evaluate(labels, scores, thresholds).items():
+        if value is None:
+            assert got[name] is None, name
+        else:
+            assert got[name] == pytest.approx(value, rel=1e-12), name
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("options", SPLITS.values(), ids=SPLITS)
+def test_lists_of_indices_give_the_figures_of_multi_hot_labels(monkeypatch, options, block_size):
+    labels, scores = edge_split(**options)
+    thresholds, counts = np.linspace(0.3, 0.7, labels.shape[1]), labels.sum(axis=0)
+    expected = (
+        metrics.evaluate(labels, scores, thresholds, counts),
+        metrics.per_label(labels, scores, thresholds),
+        metrics.tune_thresholds(labels, scores).tolist(),
+    )
+    monkeypatch.setattr(metrics, "BLOCK_SIZE", block_size)
+    rows = [np.flatnonzero(row).tolist() for row in labels]
+    sets = LabelIndices([row + row[:1] for row in rows], labels.shape[1])  # a repeat counts once
+    assert metrics.evaluate(sets, scores, thresholds, counts) == expected[0]
+    assert metrics.per_label(sets, scores, thresholds) == expected[1]
+    assert metrics.tune_thresholds(sets, scores).tolist() == expected[2]
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.int64, np.bool_])
+def test_scores_of_other_dtypes_count_at_their_value(dtype):
+    labels, scores = random_split(8)
+    scores = (scores if np.dtype(dtype).itemsize == 2 else scores.round()).astype(dtype)
+    expected = metrics.evaluate(labels, scores.astype(np.float64), 0.3)
+    assert metrics.evaluate(labels, scores, 0.3) == expected
+
+
+def test_labels_may_have_any_dtype():
+    labels, scores = random_split(9)
+    expected = metrics.evaluate(labels, scores)
+    for dtype in (np.bool_, np.uint8, np.int64, np.float32):
+        assert metrics.evaluate(labels.astype(dtype), scores) == expected
+    assert metrics.evaluate(np.asfortranarray(labels), scores.copy(order="F")) == expected
+
+
+def test_only_gives_the_figures_that_are_asked_for():
+    labels, scores = random_split(10)
+    counts = labels.sum(axis=0)
+    whole = metrics.evaluate(labels, scores, train_counts=counts)
+    assert set(whole) == set(metrics.METRICS)
+    for name, value in whole.items():
+        assert metrics.evaluate(labels, scores, train_counts=counts, only=[name]) == {name: value}
+    three = metrics.evaluate(labels, scores, only=("macro_f1", "mAP", "micro_f1"))
+    assert three == {name: whole[name] for name in three}
+    assert list(three) == ["mAP", "micro_f1", "macro_f1"]
+    assert metrics.evaluate(labels, scores, only=()) == {}
+
+
+def test_only_computes_no_more(monkeypatch):
+    def unwanted(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(metrics, "_rank_labels", unwanted)
+    monkeypatch.setattr(metrics, "_micro_auc", unwanted)
+    labels, scores = random_split(11)
+    assert len(metrics.evaluate(labels, scores, only=("mAP", "micro_f1", "macro_f1"))) == 3
+    monkeypatch.setattr(metrics, "_rank_examples", unwanted)
+    assert len(metrics.evaluate(labels, scores, only=("hamming_loss", "macro_f1"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("only", "text"),
+    [
+        (["mAP", "macro_f"], "Unknown metric in only 'macro_f'. Did you mean 'macro_f1'"),
+        ("mAP", "only must be a list of names, got the text 'mAP'"),
+        (["groups"], "'groups', which need train_counts"),
+    ],
+)
+def test_a_wrong_name_is_named(only, text):
+    with pytest.raises(InputError, match=text):
+        metrics.evaluate([[1]], [[0.5]], only=only)
 
 
 def test_labels_without_a_positive_or_a_negative_are_left_out_and_counted():
@@ -305,6 +444,40 @@ def test_tuned_thresholds_reach_the_best_f1_and_are_nearest_to_a_half(split):
         assert abs(threshold - 0.5) == min(abs(middle - 0.5) for middle in best)
 
 
+def threshold_by_scikit_learn(truth, scores):
+    """The best of all thresholds of the precision-recall curve."""
+    if not truth.any():
+        return 0.5
+    precision, recall, values = sk.precision_recall_curve(truth, scores.astype(np.float64))
+    f1 = 2 * precision[:-1] * recall[:-1] / np.maximum(precision[:-1] + recall[:-1], 1e-12)
+    below = np.concatenate([[0.0], values[:-1]])
+    middle = (below + values) / 2
+    middle = np.where(middle > below, middle, values)
+    best = middle[f1 >= f1.max() - 1e-12]
+    distance = np.abs(best - 0.5)
+    return best[distance == distance.min()].max()
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("options", SPLITS.values(), ids=SPLITS)
+def test_tuned_thresholds_are_those_of_the_precision_recall_curve(
+    monkeypatch, options, dtype, block_size
+):
+    monkeypatch.setattr(metrics, "BLOCK_SIZE", block_size)
+    for seed in range(2):
+        labels, scores = edge_split(seed, **options)
+        scores = scores.astype(dtype)
+        for min_positives in (0, 5, 100):
+            together = threshold_by_scikit_learn(labels.ravel(), scores.ravel())
+            expected = [
+                threshold_by_scikit_learn(t, s) if t.sum() >= min_positives else together
+                for t, s in zip(labels.T, scores.T, strict=True)
+            ]
+            got = metrics.tune_thresholds(labels, scores, min_positives)
+            assert got.tolist() == expected
+
+
 def test_of_two_thresholds_equally_near_a_half_the_higher_is_taken():
     # F1 is 2/3 above 0.75 (1 of 1 found, 1 missed) and above 0.25 (2 of 2 found, 2 wrong).
     labels, scores = [[1], [0], [0], [1]], [[1.0], [0.5], [0.5], [0.5]]
@@ -358,5 +531,39 @@ GOOD = np.array([[1, 0], [0, 1]])
     ],
 )
 def test_bad_input_is_named(labels, scores, options, text):
-    with pytest.raises(ValueError, match=text):
+    with pytest.raises(InputError, match=text):
         metrics.evaluate(labels, scores, **options)
+
+
+def test_bad_values_are_named_in_any_block(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_SIZE", 4)
+    scores = np.zeros((9, 2), np.float32)
+    scores[7, 1] = 1.5
+    with pytest.raises(InputError, match="got 1.5 in row 7, column 1"):
+        metrics.evaluate(np.zeros((9, 2)), scores)
+
+
+@pytest.mark.parametrize(
+    ("indices", "shape", "text"),
+    [
+        ([[0], [2]], (2, 2), r"labels.indices must lie in \[0, 2\).*got 2 in row 1"),
+        (np.zeros((0, 1), int), (0, 2), r"N, C > 0.*\(0, 2\)"),
+        ([[0], [1]], (2, 3), r"scores must have the shape of labels.*\(2, 3\)"),
+    ],
+)
+def test_bad_lists_of_indices_are_named(indices, shape, text):
+    with pytest.raises(ValueError, match=text):
+        metrics.evaluate(LabelIndices(indices, 2), np.zeros(shape))
+
+
+def test_lists_of_many_labels_are_never_made_multi_hot(monkeypatch):
+    monkeypatch.setattr(metrics, "BLOCK_SIZE", 100_000)
+    rng = np.random.default_rng(0)
+    scores = rng.random((400, 20_000), dtype=np.float32)
+    labels = LabelIndices(rng.integers(0, 20_000, (400, 3), np.int32), 20_000)
+    tracemalloc.start()
+    metrics.evaluate(labels, scores, only=("mAP", "micro_f1", "macro_f1", "lrap"))
+    metrics.tune_thresholds(labels, scores)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < scores.size  # the bytes of multi-hot labels; float64 scores have 8 times as many

@@ -21,17 +21,27 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        count = predict(Path(FLAGS.workdir), Path(FLAGS.input), Path(FLAGS.output))
+        count = predict(Path(FLAGS.workdir), Path(FLAGS.input), Path(FLAGS.output), FLAGS.input_key)
     except (OSError, ValueError) as error:
         sys.exit(f"Error: {error}")
     print(f"Wrote {count} rows to {FLAGS.output}")
 
 
-def predict(workdir: Path, source: Path, output: Path) -> int:
-    """Writes probabilities and embeddings of the rows of `source` to `output`; returns how many."""
+def predict(workdir: Path, source: Path, output: Path, input_key: str | None = None) -> int:
+    """Writes probabilities and embeddings of the rows of `source` to `output`; returns how many.
+
+    Args:
+      workdir: of the trained run.
+      source: file of new rows.
+      output: file to write.
+      input_key: the input array or field of `source`; "" finds it, None is that of the run's files.
+    """
     one_of("output format", output.suffix, SUFFIXES)
     model = load(workdir)
-    x, ids = read_inputs(str(source), model.preprocess)
+    if input_key is None:
+        # The keys of a TFDS set are features of that set, and nothing that a file would have.
+        input_key = model.config.data.input_key if model.config.data.name == "files" else ""
+    x, ids = read_inputs(str(source), model.preprocess, input_key)
     scores, embeddings = model.run(x)
     ids = ids or [str(row) for row in range(len(x))]
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -61,6 +71,9 @@ def predict(workdir: Path, source: Path, output: Path) -> int:
 if __name__ == "__main__":
     flags.DEFINE_string("workdir", None, "Workdir of the trained run.", required=True)
     flags.DEFINE_string("input", None, "File of new rows, as for training.", required=True)
+    flags.DEFINE_string(
+        "input_key", None, "The input in that file; by default what the run's files called it."
+    )
     flags.DEFINE_string(
         "output", None, "File to write: .npz, .csv, .parquet or .jsonl.", required=True
     )

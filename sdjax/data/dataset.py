@@ -9,7 +9,7 @@ import numpy as np
 from absl import logging
 
 from sdjax.config import DataConfig
-from sdjax.data import tfds
+from sdjax.data import hashing, overlap, tfds
 from sdjax.data.examples import Examples, listing
 from sdjax.data.preprocess import Preprocess
 from sdjax.data.readers import files
@@ -59,7 +59,8 @@ def load(config: DataConfig) -> Dataset:
 
     Means and standard deviations, label names and feature names are those of the training
     split. Where there is no validation split, `validation_fraction` of the training rows,
-    drawn by `split_seed`, become one.
+    drawn by `split_seed`, become one. Rows with the same inputs in two splits are counted, and
+    warned of; images that are encoded, where they are at most 10,000 a split, by their files.
 
     Args:
       config: a TFDS name and its splits, or `name="files"` and paths.
@@ -69,31 +70,53 @@ def load(config: DataConfig) -> Dataset:
 
     Raises:
       FileNotFoundError: if a file is missing.
-      ValueError: if the name, a split, or what a file holds is not usable; the text says why.
+      ValueError: if the name, a split, or what a file holds is not usable, or two splits are the
+        same file, or files of the same content; the text says why.
     """
     if config.image_size < 0:
         raise InputError(f"data.image_size must be 0 or more, got {config.image_size}.")
     if config.split_seed < 0:
         raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
-    read = files.read_splits if config.name == "files" else tfds.read_splits
-    train, validation, test = read(config)
-    named = [("train", train), ("validation", validation), ("test", test)]
-    for split, examples in named:
-        if examples is not None and not len(examples):
-            raise InputError(f"{examples.origin}: the {split} split is empty.")
-    if validation is None:
-        train, validation = _split_off(train, config.validation_fraction, config.split_seed)
+    given = _read(config)
+    splits = given
+    if "validation" not in given:
+        train, validation = _split_off(
+            given["train"], config.validation_fraction, config.split_seed
+        )
+        splits = {"train": train, "validation": validation, "test": given["test"]}
+    train = splits["train"]
     preprocess = Preprocess.fit(train, config.image_size)
-    splits = [_matched(examples, train, preprocess) for examples in (train, validation, test)]
-    sources = [make_source(examples, preprocess) for examples in splits]
+    splits = {split: _matched(each, train, preprocess) for split, each in splits.items()}
     name = config.name
     if name == "files":
         name = os.path.splitext(os.path.basename(config.train))[0]
+        # Before validation was split off, train was the whole file.
+        overlap.check_contents(
+            {split: splits[split] for split in given} | {"train": given["train"]}
+        )
+    overlap.warn_of_duplicates(name, splits)
+    sources = [make_source(examples, preprocess) for examples in splits.values()]
     logging.info(
         "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
         *(name, *map(len, sources), preprocess.input_shape, len(train.label_names)),
     )
     return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess)
+
+
+def _read(config: DataConfig) -> dict[str, Examples]:
+    """The splits that `config` names, by name in the order train, validation (if any), test."""
+    read = files.read_splits if config.name == "files" else tfds.read_splits
+    splits = {}
+    for split, examples in zip(("train", "validation", "test"), read(config), strict=True):
+        if examples is None:
+            continue
+        if not len(examples):
+            raise InputError(f"{examples.origin}: the {split} split is empty.")
+        if not hashing.is_sampled(examples.inputs):
+            hashes = hashing.row_hashes(examples.inputs)
+            examples = dataclasses.replace(examples, hashes=hashes)
+        splits[split] = examples
+    return splits
 
 
 def read_inputs(

@@ -24,6 +24,8 @@ class Examples:
       label_names: C names; empty where `labels` is None.
       feature_names: F names, or empty where the source has none.
       ids: N names of rows, or None.
+      hashes: of the inputs of each row, uint64 [N]; None before they are computed, and for more
+        images than are worth it.
     """
 
     origin: str
@@ -32,6 +34,7 @@ class Examples:
     label_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
+    hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -48,6 +51,7 @@ class Examples:
             inputs=Rows(self.inputs, rows),
             labels=None if self.labels is None else label_sets.take(self.labels, rows),
             ids=None if self.ids is None else tuple(self.ids[row] for row in rows),
+            hashes=None if self.hashes is None else self.hashes[rows],
         )
 
 

@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,11 @@ class EncodedImages:
             self._cache[row] = self._image(int(row))
             self._cached[row] = True
         return self._cache[rows]
+
+    def encoded(self, row: int) -> bytes:
+        """The encoded bytes of image `row`."""
+        encoded = self._read(row)
+        return Path(encoded).read_bytes() if isinstance(encoded, str | os.PathLike) else encoded
 
     def _image(self, row: int) -> np.ndarray:
         image = self._decode(row)

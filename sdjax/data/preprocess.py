@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdjax.data.examples import Examples
+from sdjax.data.images import resize
 from sdjax.data.rows import RowArray, blocks, take_rows
 from sdjax.errors import InputError
 
@@ -64,17 +65,26 @@ class Preprocess:
     def __call__(self, inputs: np.ndarray) -> np.ndarray:
         """Preprocesses one raw input or a batch of them.
 
+        Images of another size than those of training are resized as those were, where the training
+        run resized its images (`image_size`).
+
         Args:
           inputs: [..., F], or [..., H, W, channels]; uint8 where `scale` is 1/255.
 
         Returns:
-          float32, of the same shape.
+          float32 [..., *input_shape].
 
         Raises:
           ValueError: if the shape or the dtype is not that of the training inputs.
         """
         inputs = np.asarray(inputs)
         rank = len(self.input_shape)
+        if self._may_resize(inputs):
+            images = inputs.reshape(-1, *inputs.shape[-3:])
+            self.check_dtype(images.dtype)
+            images = images if images.dtype == np.uint8 else images.astype(np.float32)
+            images = resize(images, self.image_size)
+            inputs = images.reshape(*inputs.shape[:-3], *images.shape[1:])
         if inputs.ndim < rank or inputs.shape[-rank:] != self.input_shape:
             raise InputError(
                 f"inputs must have the training inputs' shape [..., "
@@ -83,6 +93,17 @@ class Preprocess:
         self.check_dtype(inputs.dtype)
         scale, shift = self._affine
         return inputs.astype(np.float32) * scale + shift
+
+    def _may_resize(self, inputs: np.ndarray) -> bool:
+        """Whether `inputs` are images that only differ in size from those of training."""
+        return (
+            self.kind == "image"
+            and self.image_size > 0
+            and inputs.ndim >= 3
+            and 0 not in inputs.shape[-3:]
+            and inputs.shape[-3:] != self.input_shape
+            and inputs.shape[-1] == self.input_shape[-1]
+        )
 
     def check_dtype(self, dtype: np.dtype, origin: str = "inputs") -> None:
         """Raises ValueError where images of uint8 and of floats would be mixed up."""

@@ -11,8 +11,16 @@ from PIL import Image
 
 from sdjax import data
 from sdjax.config import DataConfig
+from sdjax.data import overlap
 
 ROWS, FEATURES, LABELS = 20, 3, 2
+
+
+@pytest.fixture(autouse=True)
+def one_file_for_all_splits(monkeypatch):
+    """Most tests here read one file as train and test; what keeps users from it is off."""
+    monkeypatch.setattr(overlap, "check_paths", lambda paths: None)
+    monkeypatch.setattr(overlap, "check_contents", lambda splits: None)
 
 
 @pytest.fixture
@@ -623,6 +631,23 @@ def test_image_arrays(name, shape, dtype, tmp_path, random):
     assert resized.test[0]["x"].shape == (4, 4, *loaded.input_shape[2:])
     inputs, _ = data.read_inputs(str(tmp_path / name), resized.preprocess)
     np.testing.assert_array_equal(inputs[2], resized.test[2]["x"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+def test_raw_images_of_another_size_are_resized_as_in_training(dtype, tmp_path, random):
+    images = random.integers(0, 256, (ROWS, 6, 8, 3)).astype(dtype)
+    write_images(tmp_path / "a.npz", images, random)
+    loaded = load_files(tmp_path / "a.npz", image_size=4)
+    expected = np.stack([row["x"] for row in loaded.test])
+    np.testing.assert_array_equal(loaded.preprocess(images), expected)
+    np.testing.assert_array_equal(loaded.preprocess(images[3]), expected[3])
+    np.testing.assert_array_equal(loaded.preprocess(images[None]), expected[None])
+    assert loaded.preprocess(images[:0]).shape == (0, 4, 4, 3)
+    with pytest.raises(ValueError, match=r"shape \[..., 4, 4, 3\], got \(20, 6, 8, 2\)"):
+        loaded.preprocess(images[..., :2])
+    kept = load_files(tmp_path / "a.npz").preprocess
+    with pytest.raises(ValueError, match=r"shape \[..., 6, 8, 3\], got \(20, 5, 8, 3\)"):
+        kept(images[:, 1:])
 
 
 def write_images(path, images, random):

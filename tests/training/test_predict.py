@@ -55,6 +55,26 @@ def test_predict_writes_probabilities_and_embeddings(trained, toy_files, tmp_pat
     np.testing.assert_allclose(embeddings, outputs.embeddings, atol=1e-5)
 
 
+def test_predict_finds_the_inputs_that_training_found(toy_config, toy_files, tmp_path):
+    """Of two arrays, the one that `data.input_key` named; a file of another layout can be told."""
+    for split in ("train", "validation", "test"):
+        arrays = dict(np.load(toy_files / f"{split}.npz"))
+        arrays["own"] = arrays.pop("x")
+        np.savez(tmp_path / f"{split}.npz", x=np.zeros((len(arrays["own"]), 9)), **arrays)
+        setattr(toy_config.data, split, str(tmp_path / f"{split}.npz"))
+    toy_config.data.input_key = "own"
+    toy_config.supervise.epochs = 1
+    run = Run(toy_config, tmp_path / "run")
+    run.train()
+    first, second = tmp_path / "first.npz", tmp_path / "second.npz"
+    predict(tmp_path / "run", tmp_path / "test.npz", first)
+    with pytest.raises(ValueError, match="data.input_key 'own' is not there"):
+        predict(tmp_path / "run", toy_files / "test.npz", second)
+    predict(tmp_path / "run", toy_files / "test.npz", second, "x")
+    with np.load(first) as a, np.load(second) as b:
+        np.testing.assert_array_equal(a["probabilities"], b["probabilities"])
+
+
 def test_predict_names_what_is_wrong(trained, toy_files, tmp_path):
     workdir, _ = trained
     with pytest.raises(ValueError, match=r"Unknown output format '.xlsx'.* Known: .npz"):

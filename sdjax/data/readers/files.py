@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from sdjax.config import DataConfig
+from sdjax.data import overlap
 from sdjax.data.examples import Examples
 from sdjax.data.readers import arff, arrays, image_files, jsonl, tables
 from sdjax.data.readers.options import ReadOptions
@@ -38,15 +39,17 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
                 f"data.name is 'files': data.{split} must be the path of a file "
                 f"({', '.join(READERS)}), got {path!r}."
             )
+    validation = config.validation
+    if validation == defaults.validation and not os.path.exists(validation):
+        validation = ""
+    paths = {"train": config.train, "validation": validation, "test": config.test}
+    overlap.check_paths({split: path for split, path in paths.items() if path})
     train = read_examples(config.train, options)
     options = dataclasses.replace(
         options, feature_names=train.feature_names, label_names=train.label_names
     )
     if train.modality == "image":
         options = dataclasses.replace(options, channels=train.inputs.shape[-1])
-    validation = config.validation
-    if validation == defaults.validation and not os.path.exists(validation):
-        validation = ""
     return (
         train,
         read_examples(validation, options) if validation else None,

@@ -3,117 +3,159 @@
 import contextlib
 import itertools
 import json
-import sys
-import zlib
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from orbax.checkpoint import checkpoint_managers as ocp_managers
 
-from sdjax.errors import InputError
 from sdjax.training.errors import LostPeerError
-from sdjax.training.fingerprint import fingerprint
-from sdjax.training.processes import is_main, together
-from sdjax.training.state import TrainState
+from sdjax.training.manifest import (
+    MANIFEST,
+    STATE,
+    DamagedCheckpointError,
+    ForeignCheckpointError,
+    Position,
+    check_model,
+    make_manifest,
+    read_manifest,
+    verify,
+)
+from sdjax.training.preservation import BestStep
+from sdjax.training.processes import gather_texts, is_main, together
+from sdjax.training.storage import (
+    State,
+    SummedStateHandler,
+    async_options,
+    proven_damage,
+    read_alone,
+    write_error,
+)
 
-Position = dict[str, int | str]
-Manifest = dict[str, Any]
+__all__ = [
+    "Checkpoints",
+    "DamagedCheckpointError",
+    "ForeignCheckpointError",
+    "Position",
+    "UnreadableCheckpointError",
+]
 
-_FORMAT = 2  # of the manifest and its checksums
 
-
-class ForeignCheckpointError(InputError):
-    """A checkpoint is sound, but not one of this run."""
-
-
-class DamagedCheckpointError(ValueError):
-    """A checkpoint does not hold what was saved."""
+class UnreadableCheckpointError(OSError):
+    """A checkpoint that may be sound cannot be read now."""
 
 
 class Checkpoints:
     """The checkpoints of a run: written in the background, each whole or not at all.
 
-    Each has a manifest: the data position, and shape, dtype and checksum of every array, by which
-    damage is found. All processes of a run call each method alike, and get the same answer.
+    Each has a manifest: the data position, the metrics, and shape, dtype and checksum of every
+    array, by which damage is found. All processes of a run call each method alike, and get the
+    same answer.
 
     Args:
       directory: where they lie, one folder a step, for all processes.
       keep: how many of the newest are kept.
-      read_only: never write, and leave broken ones where they are.
+      best_by: name of a validation metric by which the best one is kept too; "" for none. Larger is
+        better, but not for losses and `metrics.LOWER_IS_BETTER`.
+      read_only: never write, and leave damaged ones where they are.
+
+    Raises:
+      UnreadableCheckpointError: if the metrics of one cannot be read.
     """
 
-    def __init__(self, directory: Path, keep: int = 1, *, read_only: bool = False):
+    def __init__(
+        self, directory: Path, keep: int = 1, *, best_by: str = "", read_only: bool = False
+    ):
         self._directory = directory.absolute()
         self._read_only = read_only
         self._saving: int | None = None
+        self._best = BestStep(best_by)
+        newest = ocp_managers.LatestN(None if read_only else keep)
         options = ocp.CheckpointManagerOptions(
-            max_to_keep=None if read_only else keep,
+            preservation_policy=ocp_managers.AnyPreservationPolicy([newest, self._best]),
             cleanup_tmp_directories=not read_only,
             create=not read_only,
-            async_options=_async_options(),
+            async_options=async_options(),
         )
-        self._manager = ocp.CheckpointManager(self._directory, options=options)
+        handlers = ocp.handlers.DefaultCheckpointHandlerRegistry()
+        handlers.add(STATE, ocp.args.StandardSave, SummedStateHandler())
+        handlers.add(MANIFEST, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+        self._manager = ocp.CheckpointManager(
+            self._directory, options=options, handler_registry=handlers
+        )
+        if best_by:
+            self._rank_saved()
 
-    def save(self, step: int, state: TrainState, position: Position) -> None:
+    def save(
+        self,
+        step: int,
+        state: Any,
+        position: Position,
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
         """Starts to write the state after `step` steps.
+
+        Args:
+          step: larger than that of every checkpoint there is.
+          state: any pytree of arrays.
+          position: of the data.
+          metrics: of the validation at this step, None without one. Those that are not finite count
+            as absent.
 
         Raises:
           OSError: if this checkpoint, or the one before it, could not be written.
+          ValueError: if `metrics` do not hold `best_by`.
         """
         self.wait()
+        self._best.check(metrics or {})
+        finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         self._saving = step
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            manifest=ocp.args.JsonSave(_manifest(state, position)),
-        )
+        items = {
+            STATE: ocp.args.StandardSave(state),
+            MANIFEST: ocp.args.JsonSave(make_manifest(state, position, finite)),
+        }
+        # What process 0 writes decides, on all, which are kept.
+        value = json.loads(gather_texts(json.dumps(self._best.value(finite)))[0])
+        self._best.add(step, value)
         with self._explained():
-            self._manager.save(step, args=items)
+            self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints there are, in order."""
+        return sorted(self._manager.all_steps())
+
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint by `best_by`; None if none has that metric."""
+        return next(iter(self._best.best_first(self.steps())), None)
 
     def restore_newest(
-        self, abstract_state: Callable[[Position], TrainState]
-    ) -> tuple[TrainState, Position] | None:
+        self, abstract_state: Callable[[Position], State]
+    ) -> tuple[State, Position] | None:
         """The newest checkpoint that is whole, as (state, position); None without any.
 
-        One that is damaged is reported and set aside, and the one before it is tried.
+        One that is proven to be damaged is reported and set aside, and the one before it is tried.
 
         Args:
           abstract_state: shapes, dtypes and shardings of the state at a position.
 
         Raises:
-          ValueError: if there are checkpoints, and none of them is whole.
+          UnreadableCheckpointError: if one cannot be read for another reason; nothing is changed.
+          DamagedCheckpointError: if there are checkpoints, and all are damaged.
           ForeignCheckpointError: if one is of another model, or `abstract_state` raises it.
         """
-        broken = []
-        for step in sorted(self._manager.all_steps(), reverse=True):
-            try:
-                with together():
-                    state, manifest = self._read(step, abstract_state)
-                # Apart, as they compute it in common. Each has read its own copy of what is the
-                # same on all, so that they may find different sums.
-                with together():
-                    _verify(state, manifest)
-            except (ForeignCheckpointError, LostPeerError):
-                raise
-            except Exception as error:  # Orbax raises many types for a damaged file.
-                logging.error(
-                    "Checkpoint of step %d cannot be read: %s: %s",
-                    step,
-                    type(error).__name__,
-                    str(error)[:300],
-                )
-                broken.append(step)
-            else:
-                self._set_aside(broken)
-                return state, manifest["position"]
-        if broken:
-            raise InputError(
-                f"None of the checkpoints in {self._directory} can be read (steps "
-                f"{', '.join(map(str, broken))}). Remove that folder to start again."
-            )
-        return None
+        return self._restore_first(reversed(self.steps()), abstract_state)
+
+    def restore_best(
+        self, abstract_state: Callable[[Position], State]
+    ) -> tuple[State, Position] | None:
+        """The best checkpoint by `best_by` that is whole; None if none has that metric.
+
+        Args and Raises as those of `restore_newest`.
+        """
+        return self._restore_first(self._best.best_first(self.steps()), abstract_state)
 
     def wait(self) -> None:
         """Returns when all that was saved is on disk.
@@ -133,43 +175,86 @@ class Checkpoints:
         with self._explained():
             self._manager.close()
 
-    @contextlib.contextmanager
-    def _reader(self) -> Iterator[ocp.CheckpointManager]:
-        """A manager by which a process reads alone.
-
-        Where one fails to read, the others would wait for it inside Orbax.
-        """
-        if jax.process_count() == 1:
-            yield self._manager
-            return
-        me = jax.process_index()
-        alone = ocp.options.MultiprocessingOptions(
-            primary_host=me, active_processes={me}, barrier_sync_key_prefix=f"reader{me}"
-        )
-        options = ocp.CheckpointManagerOptions(
-            create=False, read_only=True, multiprocessing_options=alone
-        )
-        with ocp.CheckpointManager(self._directory, options=options) as reader:
-            yield reader
-
-    def _read(
-        self, step: int, abstract_state: Callable[[Position], TrainState]
-    ) -> tuple[TrainState, Manifest]:
-        with self._reader() as reader:
-            item = ocp.args.Composite(manifest=ocp.args.JsonRestore())
-            manifest = _checked(reader.restore(step, args=item)["manifest"])
-            if manifest.get("format") != _FORMAT:
-                raise ForeignCheckpointError(
-                    f"The checkpoint of step {step} in {self._directory} was written by another "
-                    "version of sdjax, which can read it."
+    def _restore_first(
+        self, steps: Iterable[int], abstract_state: Callable[[Position], State]
+    ) -> tuple[State, Position] | None:
+        damaged: dict[int, DamagedCheckpointError] = {}
+        for step in steps:
+            try:
+                state, position = self._restore(step, abstract_state)
+            except DamagedCheckpointError as error:
+                logging.error(
+                    "Checkpoint of step %d cannot be read, it is damaged: %s", step, error
                 )
+                damaged[step] = error
+            else:
+                self._set_aside(list(damaged))
+                return state, position
+        if damaged:
+            texts = "; ".join(f"step {step}: {error}" for step, error in damaged.items())
+            raise DamagedCheckpointError(
+                f"All checkpoints in {self._directory} that could be used are damaged ({texts}). "
+                "They are left there. Restore that folder from a copy, or start again with another "
+                "workdir."
+            )
+        return None
+
+    def _restore(
+        self, step: int, abstract_state: Callable[[Position], State]
+    ) -> tuple[State, Position]:
+        folder = self._directory / str(step)
+        with self._one_verdict(step):
+            manifest = read_manifest(folder)
+        with together():
             target = abstract_state(manifest["position"])
-            _check_model(manifest["arrays"], _described(target))
-            item = ocp.args.Composite(state=ocp.args.StandardRestore(target))
-            return reader.restore(step, args=item)["state"], manifest
+            check_model(manifest, target)
+        with self._one_verdict(step):
+            try:
+                state = read_alone(folder / STATE, target)
+            except Exception as error:
+                damage = proven_damage(error)
+                if not damage:
+                    raise
+                read_manifest(folder)  # Files miss too where the whole disk has gone away.
+                raise DamagedCheckpointError(damage[:300]) from error
+        # Apart, as the processes compute it in common. Each has read its own copy of what is the
+        # same on all, so that they may find different sums.
+        with self._one_verdict(step):
+            verify(state, manifest)
+        return state, manifest["position"]
+
+    @contextlib.contextmanager
+    def _one_verdict(self, step: int) -> Iterator[None]:
+        """A block whose gravest error, of all processes, is raised on all of them.
+
+        A checkpoint that one process cannot read is unreadable, even if another finds it damaged.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except (ForeignCheckpointError, DamagedCheckpointError, LostPeerError) as raised:
+            error = raised
+        except Exception as raised:
+            error = UnreadableCheckpointError(
+                f"The checkpoint of step {step} in {self._directory} cannot be read: "
+                f"{type(raised).__name__}: {str(raised)[:300]}. It may be sound, and nothing was "
+                "changed. Run the same command again once the cause is gone."
+            )
+            error.__cause__ = raised
+        gravest = _gravest(error)
+        if gravest is not None:
+            raise gravest
+
+    def _rank_saved(self) -> None:
+        """Ranks the checkpoints there are; what damaged ones say does not count."""
+        for step in self.steps():
+            with contextlib.suppress(DamagedCheckpointError, ForeignCheckpointError):
+                with self._one_verdict(step):
+                    manifest = read_manifest(self._directory / str(step))
+                self._best.add(step, self._best.value(manifest["metrics"]))
 
     def _set_aside(self, steps: list[int]) -> None:
-        """Moves broken checkpoints out of the way of new ones, without deleting them."""
+        """Moves damaged checkpoints out of the way of new ones, without deleting them."""
         if self._read_only or not steps:
             return
         with together():
@@ -177,7 +262,7 @@ class Checkpoints:
                 target = _unused(self._directory.with_name("broken_checkpoints") / str(step))
                 target.parent.mkdir(exist_ok=True)
                 (self._directory / str(step)).rename(target)
-                logging.warning("Moved the broken checkpoint of step %d to %s.", step, target)
+                logging.warning("Moved the damaged checkpoint of step %d to %s.", step, target)
         self._manager.reload()
 
     @contextlib.contextmanager
@@ -195,96 +280,25 @@ class Checkpoints:
                 left = f"Kept: those of steps {steps}. The same command resumes from the last."
             raise OSError(
                 f"The checkpoint of step {self._saving} could not be written to "
-                f"{self._directory}: {_reason(error)}. {left}"
+                f"{self._directory}: {write_error(error)}. {left}"
             ) from error
 
 
-def _async_options() -> ocp.AsyncOptions | None:
-    """A barrier of Orbax at which a process whose own write has failed does not wait.
-
-    The others, who do not know, come to another one: it would learn of its error in 20 minutes.
-    """
-    if jax.process_count() == 1:
-        return None
-    barrier = ocp.multihost.get_barrier_sync_fn()
-
-    def barrier_unless_failed(*, key: str, timeout_ms: int) -> None:
-        # Orbax comes here on the way out of a failed write too.
-        if barrier is not None and sys.exception() is None:
-            barrier(key=key, timeout_ms=timeout_ms)
-
-    return ocp.AsyncOptions(barrier_sync_fn=barrier_unless_failed)
+def _gravest(error: Exception | None) -> Exception | None:
+    """The gravest of the errors of all processes; of equal ones one's own."""
+    kinds = (UnreadableCheckpointError, ForeignCheckpointError, DamagedCheckpointError)
+    mine = next((i for i, kind in enumerate(kinds) if isinstance(error, kind)), len(kinds))
+    with together():
+        # A process that has lost another fails here, as that one does not come.
+        texts = gather_texts(json.dumps([mine, str(error)]))
+    found = [json.loads(text) for text in texts]
+    number, (kind, text) = min(enumerate(found), key=lambda each: each[1][0])
+    if kind == mine:
+        return error
+    return kinds[kind](f"Process {number}: {text}")
 
 
 def _unused(path: Path) -> Path:
     """`path`, with a number if there is one already: a step may break, be written, and break."""
     names = (path.with_name(f"{path.name}_{number}") for number in itertools.count(2))
     return next(each for each in itertools.chain([path], names) if not each.exists())
-
-
-def _reason(error: Exception) -> str:
-    """The error in brief: of the long texts of TensorStore, the operating system's words."""
-    text = str(error)
-    if "No space left on device" in text:
-        return "No space left on device"
-    if isinstance(error, TimeoutError) and "barrier" in text:
-        return "another process could not write its part, or is gone"
-    return text.splitlines()[0][:300]
-
-
-def _described(tree: Any) -> dict[str, dict[str, Any]]:
-    """Shape and dtype of each array, by its path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {
-        jax.tree_util.keystr(path): {"shape": list(x.shape), "dtype": str(x.dtype)}
-        for path, x in leaves
-    }
-
-
-def _manifest(state: TrainState, position: Position) -> Manifest:
-    described = _described(state)
-    sums = fingerprint(state)
-    arrays = {
-        name: {**values, "checksum": value}
-        for (name, values), value in zip(described.items(), sums, strict=True)
-    }
-    return _signed({"format": _FORMAT, "position": position, "arrays": arrays})
-
-
-def _verify(state: TrainState, manifest: Manifest) -> None:
-    for (name, saved), found in zip(manifest["arrays"].items(), fingerprint(state), strict=True):
-        if saved["checksum"] != found:
-            raise DamagedCheckpointError(f"the array {name} is not what was saved")
-
-
-def _signed(manifest: Manifest) -> Manifest:
-    return {**manifest, "crc32": _crc32(manifest)}
-
-
-def _checked(manifest: Manifest) -> Manifest:
-    content = {name: value for name, value in manifest.items() if name != "crc32"}
-    if manifest.get("crc32") != _crc32(content):
-        raise DamagedCheckpointError("its manifest is not what was saved")
-    return content
-
-
-def _crc32(manifest: Manifest) -> int:
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _check_model(saved: dict[str, dict[str, Any]], wanted: dict[str, dict[str, Any]]) -> None:
-    """Raises ForeignCheckpointError unless the arrays have the same names, shapes and dtypes."""
-    texts = [
-        f"{name}: {_text(saved.get(name))} there, {_text(wanted.get(name))} here"
-        for name in sorted(saved.keys() | wanted.keys())
-        if _text(saved.get(name)) != _text(wanted.get(name))
-    ]
-    if texts:
-        more = f"; and {len(texts) - 5} more" if len(texts) > 5 else ""
-        raise ForeignCheckpointError(
-            f"The checkpoint is of another model or optimizer ({'; '.join(texts[:5])}{more})."
-        )
-
-
-def _text(array: dict[str, Any] | None) -> str:
-    return "absent" if array is None else f"{array['dtype']} {array['shape']}"

@@ -177,7 +177,7 @@ class _Running:
             if values is not None:
                 self.logbook.write({**where, "split": "validation", **values})
             if saves and self.checkpoints is not None:
-                chosen = values if phase is setup.phases[-1] else None
+                chosen = values if phase is setup.phases[-1] and is_main() else None
                 self.checkpoints.save(step, state, setup.position(step), chosen)
             if interrupted is not None:
                 self._stop(interrupted, step)

@@ -1,8 +1,10 @@
 import copy
+import errno
 import gc
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +20,14 @@ from sdjax.training.phases import make_phases
 from sdjax.config import Config, MeshConfig
 from sdjax.training import checkpoint as checkpoint_lib
 from sdjax.training import state as state_lib
-from sdjax.training.checkpoint import Checkpoints, ForeignCheckpointError
+from sdjax.training.checkpoint import (
+    Checkpoints,
+    DamagedCheckpointError,
+    ForeignCheckpointError,
+    UnreadableCheckpointError,
+)
 from sdjax.training.fingerprint import fingerprint
+from sdjax.training.manifest import signed
 from sdjax.training.mesh import make_mesh
 from sdjax.training.state import init_state
 
@@ -58,6 +66,18 @@ def restore(folder, abstract=abstract, **options):
     finally:
         checkpoints.close()
         gc.collect()  # what threads of Orbax leave behind belongs to this test
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory):
+    """Two checkpoints that no test changes."""
+    folder = tmp_path_factory.mktemp("sound") / "c"
+    saved(folder, [3, 5])
+    return folder
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in files_of(folder)}
 
 
 def damage(folder, how):
@@ -121,8 +141,11 @@ def test_all_broken(tmp_path):
     saved(folder, [3, 5])
     damage(folder / "3", "truncate")
     damage(folder / "5", "truncate")
-    with pytest.raises(ValueError, match=r"None of the checkpoints .* can be read \(steps 5, 3\)"):
+    text = r"All checkpoints in .*/c .* damaged \(step 5: .*metadata.*; step 3: .*\). .* left there"
+    with pytest.raises(DamagedCheckpointError, match=text) as caught:
         restore(folder)
+    assert not re.search("remove|delete", str(caught.value), re.IGNORECASE)
+    assert sorted(path.name for path in folder.iterdir()) == ["3", "5"]
 
 
 def test_a_sound_checkpoint_is_not_blamed_where_a_broken_one_cannot_be_moved(tmp_path):
@@ -141,10 +164,81 @@ def test_a_checkpoint_of_another_version_is_left_where_it_is(tmp_path):
     path = folder / "5" / "manifest" / "metadata"
     manifest = json.loads(path.read_text())
     del manifest["format"], manifest["crc32"]
-    path.write_text(json.dumps(checkpoint_lib._signed(manifest)))
+    path.write_text(json.dumps(signed(manifest)))
     with pytest.raises(ForeignCheckpointError, match="step 5 in .* another version of sdjax"):
         restore(folder)
     assert (folder / "5").exists()
+
+
+TRANSIENT = (
+    OSError(errno.ESTALE, "Stale file handle"),
+    OSError(errno.EIO, "Input/output error"),
+    PermissionError(errno.EACCES, "Permission denied"),
+    FileNotFoundError("Individual parameter subdirectory not found"),  # Orbax, for any OSError
+    MemoryError("cannot allocate"),
+    jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"),
+    ValueError('PERMISSION_DENIED: Error opening "zarr" driver: Permission denied'),
+    ValueError("RESOURCE_EXHAUSTED: Error decoding b-tree node: Too many open files"),
+    ValueError("ZSTD_decompressStream() failed: Allocation error : not enough memory"),
+    KeyError("value_metadata"),
+)
+
+
+def raising(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", TRANSIENT, ids=repr)
+@pytest.mark.parametrize("reader", ["read_manifest", "read_alone", "verify"])
+def test_an_error_that_may_pass_stops_the_run_and_touches_nothing(
+    sound, monkeypatch, reader, error
+):
+    before = contents(sound)
+    checkpoints = Checkpoints(sound, keep=3)
+    monkeypatch.setattr(checkpoint_lib, reader, raising(error))
+    text = rf"The checkpoint of step 5 in {sound} cannot be read: {type(error).__name__}: "
+    with pytest.raises(UnreadableCheckpointError, match=text) as caught:
+        checkpoints.restore_newest(abstract)
+    assert isinstance(caught.value, OSError) and caught.value.__cause__ is error
+    assert str(error)[:300] in str(caught.value)
+    assert "Run the same command again once the cause is gone." in str(caught.value)
+    monkeypatch.undo()
+    assert checkpoints.restore_newest(abstract)[1]["step"] == 5
+    checkpoints.close()
+    assert contents(sound) == before and not sound.with_name("broken_checkpoints").exists()
+
+
+def test_an_error_that_may_pass_is_not_skipped_behind_a_damaged_checkpoint(tmp_path, monkeypatch):
+    """What is damaged stays too: nothing is moved before a sound one is found."""
+    saved(tmp_path / "c", [3, 5])
+    damage(tmp_path / "c" / "5", "no manifest")
+    checkpoints = Checkpoints(tmp_path / "c", keep=3)
+    monkeypatch.setattr(checkpoint_lib, "verify", raising(OSError(errno.EIO, "error")))
+    with pytest.raises(UnreadableCheckpointError, match="step 3"):
+        checkpoints.restore_newest(abstract)
+    checkpoints.close()
+    assert (tmp_path / "c" / "5").exists()
+
+
+def test_a_disk_that_goes_away_is_no_damage(tmp_path, monkeypatch):
+    folder = tmp_path / "c"
+    saved(folder, [3])
+
+    def gone(*_):
+        folder.rename(tmp_path / "elsewhere")
+        raise ValueError('NOT_FOUND: Error reading local file "d/0"')
+
+    checkpoints = Checkpoints(folder, keep=3)
+    monkeypatch.setattr(checkpoint_lib, "read_alone", gone)
+    with pytest.raises(UnreadableCheckpointError, match="FileNotFoundError"):
+        checkpoints.restore_newest(abstract)
+    (tmp_path / "elsewhere").rename(folder)
+    checkpoints.close()
+    monkeypatch.undo()
+    assert restore(folder)[1]["step"] == 3
 
 
 def test_leftovers_of_a_killed_write_are_ignored(tmp_path):
@@ -200,10 +294,16 @@ def test_flipped_bits_of_the_arrays_are_found(tmp_path):
     assert manifest.exists()
     text = manifest.read_text()
     sums = fingerprint(state)
-    for one, other in ((f'"checksum": {sums[3]}', '"checksum": 1'), ('"step": 3', '"step": 2')):
+    for one, other, sign, error in (
+        (f'"checksum": {sums[3]}', '"checksum": 1', False, "its manifest is not what was saved"),
+        (f'"checksum": {sums[3]}', '"checksum": 1', True, "the array .* is not what was saved"),
+        ('"step": 3', '"step": 2', False, "its manifest is not what was saved"),
+    ):
         assert one in text
-        manifest.write_text(text.replace(one, other))
-        with pytest.raises(ValueError, match="None of the checkpoints"):
+        changed = json.loads(text.replace(one, other))
+        content = {name: value for name, value in changed.items() if name != "crc32"}
+        manifest.write_text(json.dumps(signed(content) if sign else changed))
+        with pytest.raises(DamagedCheckpointError, match=error):
             restore(tmp_path / "c", read_only=True)
     checkpoints.close()
 

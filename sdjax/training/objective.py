@@ -136,7 +136,9 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
         """What the losses need of each row, neither its activations nor its logits; variables."""
 
         def of_rows(rows: Batch, dropout: Array | None, variables: nnx.State):
-            model = nnx.merge(graph, weights.params, variables)
+            # NNX refuses parameters of an outer trace inside `remat`: these are copies of them.
+            params = jax.tree.map(lambda x: x, weights.params)
+            model = nnx.merge(graph, params, variables)
             rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
             h = model.encode(rows["x"], rngs=rngs, where=rows["where"])
             if not phase.trains_encoder:

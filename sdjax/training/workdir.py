@@ -102,7 +102,10 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     listed = isinstance(labels, LabelIndices)
     array = np.asarray(labels.indices if listed else labels)
     splits = {
-        name: {"examples": len(getattr(dataset, name)), "checksum": dataset.checksums[name]}
+        name: {
+            "examples": len(getattr(dataset, name)),
+            "checksum": getattr(dataset, "checksums", dict.fromkeys(SPLITS))[name],
+        }
         for name in SPLITS
     }
     return {

@@ -5,19 +5,19 @@ import pandas as pd
 import pytest
 
 from sdjax.predict import predict
-from sdjax.training import Run, load
-from sdjax.training.evaluate import run_model
+from sdjax.training import load, make_setup, train
+from sdjax.training.evaluate import make_forward, run_model
+from sdjax.training.run import opened
 
 
 @pytest.fixture
 def trained(toy_config, tmp_path):
     toy_config.model.members = 2
     toy_config.log_every = toy_config.evaluate_every = toy_config.checkpoint_every = 1000
-    run = Run(toy_config, tmp_path / "run")
-    state = run.train()
-    outputs = run_model(
-        run.forward, state.best_params, state.variables, run.dataset.test, 16, run.mesh
-    )
+    setup = make_setup(toy_config)
+    state = train(setup, tmp_path / "run")
+    forward = make_forward(setup.graph, setup.mesh)
+    outputs = run_model(forward, state.best, setup.dataset.test, 16, setup.mesh)
     return tmp_path / "run", outputs
 
 
@@ -87,6 +87,7 @@ def test_predict_names_what_is_wrong(trained, toy_files, tmp_path):
 
 
 def test_a_run_without_a_checkpoint(toy_config, tmp_path):
-    Run(toy_config, tmp_path).checkpoints.close()
+    with opened(make_setup(toy_config), tmp_path):
+        pass
     with pytest.raises(FileNotFoundError, match="has not saved a checkpoint yet"):
         load(tmp_path)

@@ -5,16 +5,25 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.training import Interrupted, NonFiniteLossError, Run, load
-from sdjax.training import loop as loop_module
-from sdjax.training.logbook import Recorder, read_records
+from sdjax.training import (
+    Interrupted,
+    NonFiniteLossError,
+    load,
+    make_setup,
+    score,
+    train,
+    with_saved_batch_size,
+)
+from sdjax.training import run as run_module
+from sdjax.training.logbook import Records, read_records
 
 
 def final_params(workdir):
-    return jax.tree.leaves(load(workdir)._state.params)
+    return jax.tree.leaves(load(workdir).weights.params)
 
 
 def records_without_rates(workdir):
@@ -22,9 +31,20 @@ def records_without_rates(workdir):
     return [{k: v for k, v in r.items() if k != "examples_per_second"} for r in records]
 
 
+def claim(config, workdir):
+    """What a run does before its first step."""
+    setup = make_setup(with_saved_batch_size(config, workdir))
+    with run_module.opened(setup, workdir):
+        return setup
+
+
+def train_all(config, workdir):
+    return train(make_setup(config), workdir)
+
+
 def run_all(config, workdir):
-    run = Run(config, workdir)
-    return run.test(run.train())
+    setup = make_setup(config)
+    return score(setup, train(setup, workdir), workdir)
 
 
 @pytest.mark.parametrize("recipe", ["probe", "finetune", "joint", "bce"])
@@ -33,7 +53,7 @@ def test_every_recipe_learns(toy_config, tmp_path, recipe):
     toy_config.supervise.epochs = 30
     toy_config.supervise.learning_rate = 0.01
     toy_config.log_every = toy_config.evaluate_every = toy_config.checkpoint_every = 1000
-    Run(toy_config, tmp_path).train()
+    train_all(toy_config, tmp_path)
     records = read_records(tmp_path / "metrics.jsonl")
     assert records[-1]["split"] == "validation"
     assert records[-1]["mAP"] > 0.9
@@ -53,7 +73,7 @@ def test_a_run_leaves_results_and_a_report(toy_config, tmp_path):
 
 
 def test_records_hold_train_and_validation_numbers(toy_config, tmp_path):
-    Run(toy_config, tmp_path).train()
+    train_all(toy_config, tmp_path)
     records = read_records(tmp_path / "metrics.jsonl")
     train = [record for record in records if record["split"] == "train"]
     assert [record["step"] for record in train] == list(range(1, 11))
@@ -67,20 +87,20 @@ def test_signals_save_and_the_next_run_ends_the_same(toy_config, tmp_path, monke
     toy_config.recipe = "finetune"
     toy_config.pretrain.ema_decay = 0.9
     whole = run_all(toy_config, tmp_path / "whole")
-    latest_finite = loop_module.latest_finite
+    finite_means = run_module.finite_means
     signals = {2: signal.SIGTERM, 9: signal.SIGINT}
 
-    def latest_finite_and_signal(pending, step, phase):
+    def finite_means_and_signal(pending, step, phase):
         if step in signals:
             os.kill(os.getpid(), signals.pop(step))
-        return latest_finite(pending, step, phase)
+        return finite_means(pending, step, phase)
 
-    monkeypatch.setattr(loop_module, "latest_finite", latest_finite_and_signal)
+    monkeypatch.setattr(run_module, "finite_means", finite_means_and_signal)
     cut = tmp_path / "cut"
     # Noticed after the next step: amid a phase, and at the end of one.
     for step, number in ((3, signal.SIGTERM), (10, signal.SIGINT)):
         with pytest.raises(Interrupted, match=rf"{number.name} after step {step}; saved") as caught:
-            Run(toy_config, cut).train()
+            train_all(toy_config, cut)
         assert caught.value.code == 128 + number
         assert (cut / "checkpoints" / str(step)).exists()
     assert run_all(toy_config, cut) == whole
@@ -96,7 +116,7 @@ def test_a_finished_run_only_tests_again(toy_config, tmp_path):
 
 
 def test_non_finite_loss_names_the_step_and_keeps_what_is_saved(toy_config, tmp_path, monkeypatch):
-    make_train_step = loop_module.make_train_step
+    make_train_step = run_module.make_train_step
 
     def poisoned(*args):
         step = make_train_step(*args)
@@ -108,54 +128,54 @@ def test_non_finite_loss_names_the_step_and_keeps_what_is_saved(toy_config, tmp_
 
         return wrapped
 
-    monkeypatch.setattr(loop_module, "make_train_step", poisoned)
+    monkeypatch.setattr(run_module, "make_train_step", poisoned)
     toy_config.log_every = 50
     with pytest.raises(NonFiniteLossError, match="The loss is nan at step 5 .phase 'joint'"):
-        Run(toy_config, tmp_path).train()
+        train_all(toy_config, tmp_path)
     monkeypatch.undo()
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
-    assert np.isfinite(Run(toy_config, tmp_path).train().step)
+    assert np.isfinite(train_all(toy_config, tmp_path).step)
 
 
 def test_workdir_of_another_config(toy_config, tmp_path):
-    Run(toy_config, tmp_path)
+    claim(toy_config, tmp_path)
     toy_config.loss.temperature = 0.3
     toy_config.batch_size = 8
     text = r"another config \(batch_size: there 16, here 8; loss.temperature: there 0.07, here 0.3"
     with pytest.raises(ValueError, match=text):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 def test_unwritable_workdir(toy_config, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OSError, match=r"workdir .*file/run cannot be written to: Not a directory"):
-        Run(toy_config, tmp_path / "file" / "run")
+        claim(toy_config, tmp_path / "file" / "run")
 
 
 def test_full_disk(toy_config, tmp_path, monkeypatch):
     free = dataclasses.make_dataclass("Usage", ["free"])(free=2**20)
     monkeypatch.setattr("shutil.disk_usage", lambda path: free)
     with pytest.raises(OSError, match=r"needs about \d+ MiB .* has 1 MiB left"):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 def test_batch_larger_than_the_split(toy_config, tmp_path):
     toy_config.batch_size = 128
     with pytest.raises(ValueError, match="1 to the 70 examples of the train split, got 128"):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 def test_batch_that_the_devices_cannot_share(toy_config, tmp_path):
     toy_config.batch_size = 12
     with pytest.raises(ValueError, match="multiple of the 8 devices, got 12; .* 8 and 16"):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 def test_microbatches_that_the_devices_cannot_share(toy_config, tmp_path):
     toy_config.microbatches = 3
     text = "multiple of the 8 devices × 3 microbatches, got 16; the least is 24"
     with pytest.raises(ValueError, match=text):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -168,92 +188,99 @@ def test_microbatches_that_the_devices_cannot_share(toy_config, tmp_path):
 def test_a_mesh_that_does_not_fit(toy_config, tmp_path, data, fsdp, text):
     toy_config.mesh.data, toy_config.mesh.fsdp = data, fsdp
     with pytest.raises(ValueError, match=text):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 def test_a_workdir_in_a_bucket(toy_config):
     with pytest.raises(ValueError, match="workdir gs:/bucket/run is a URL, not a folder: mount"):
-        Run(toy_config, Path("gs://bucket/run"))
+        claim(toy_config, Path("gs://bucket/run"))
 
 
 def test_how_a_run_is_carried_out_may_change(toy_config, tmp_path):
     """Devices, memory and log may change when a run resumes; what it computes may not."""
-    Run(toy_config, tmp_path).train()
+    train_all(toy_config, tmp_path)
     toy_config.mesh.fsdp, toy_config.microbatches, toy_config.log_every = 2, 2, 7
     toy_config.model.remat, toy_config.loss.implementation = True, "ring"
-    step, state = Run(toy_config, tmp_path).restore_or_init()
-    assert step == int(state.step) == 10
+    assert int(train_all(toy_config, tmp_path).step) == 10
     assert json.loads((tmp_path / "config.json").read_text())["mesh"]["fsdp"] == 2
     toy_config.model.dtype = "bfloat16"
     text = r"another config .model.dtype: there 'float32', here 'bfloat16'."
     with pytest.raises(ValueError, match=text):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 def test_an_open_batch_size_stays_what_it_was(toy_config, tmp_path):
-    Run(toy_config, tmp_path)
+    claim(toy_config, tmp_path)
     toy_config.batch_size = 0
-    assert Run(toy_config, tmp_path).config.batch_size == 16
+    assert claim(toy_config, tmp_path).config.batch_size == 16
 
 
 def test_supcon_needs_single_labels(toy_config, tmp_path):
     toy_config.loss.name = "supcon"
     with pytest.raises(ValueError, match=r"needs exactly one label an example, got \d in row"):
-        Run(toy_config, tmp_path)
+        claim(toy_config, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "text"),
     [
-        ("recipe", "prob", "Unknown recipe 'prob'. Did you mean 'probe'"),
-        ("loss.name", "mulsup", "Unknown loss 'mulsup'. Did you mean 'mulsupcon'"),
-        ("loss.form", "inside", "Unknown form 'inside'"),
-        ("loss.temperature", 0.0, "loss.temperature must be above 0, got 0.0"),
         ("model.encoder", "mpl", "Unknown encoder 'mpl'. Did you mean 'mlp'"),
         ("model.encoder", "convnet", "'convnet' does not fit inputs of shape"),
-        ("model.dropout", 1.0, r"model.dropout must lie in \[0, 1\), got 1.0"),
-        ("supervise.epochs", 0, "supervise.epochs must be at least 1, got 0"),
-        ("supervise.optimizer", "adam", "Unknown optimizer 'adam'. Did you mean 'adamw'"),
-        ("augment.feature_fill", "mean", "Unknown feature_fill 'mean'"),
-        ("log_every", 0, "log_every must be at least 1, got 0"),
-        ("microbatches", 0, "microbatches must be at least 1, got 0"),
-        ("mesh.fsdp", 0, "mesh.fsdp must be at least 1, got 0"),
-        ("model.dtype", "bf16", "Unknown model.dtype 'bf16'"),
-        ("loss.implementation", "tile", "Unknown implementation 'tile'. Did you mean 'tiled'"),
+        ("model.depth", 0, "model.depth must be a whole number, at least 1, got 0"),
+        ("loss.normalizer", "labels", "loss.normalizer is for mulsupcon, not for 'sd'"),
+        ("augment.feature_mask", 1.5, "augment.feature_mask must be a number, at least 0, below 1"),
+        ("supervise.learning_rates", "head=2", "Unknown part of learning_rates 'head'"),
+        ("queue.size", 24, "queue.size must be a multiple of batch_size 16, got 24"),
+        ("model.weights", "some/file", "model.weights: encoder 'mlp' cannot load weights"),
+        ("model.init_from", "nowhere", "nowhere is not the workdir of a run"),
     ],
 )
-def test_configs_that_cannot_run(toy_config, tmp_path, path, value, text):
+def test_a_config_that_fails_claims_no_workdir(toy_config, tmp_path, path, value, text):
     *parents, name = path.split(".")
     target = toy_config
     for parent in parents:
         target = getattr(target, parent)
+    before = getattr(target, name)
     setattr(target, name, value)
-    with pytest.raises(ValueError, match=text):
-        Run(toy_config, tmp_path / "run")
+    workdir = tmp_path / "run"
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        train_all(toy_config, workdir)
+    assert not workdir.exists()
+    setattr(target, name, before)
+    claim(toy_config, workdir)
+
+
+def test_an_encoder_that_fails_claims_no_workdir(toy_config, tmp_path, monkeypatch):
+    """What no check foresees shows when the step is traced, before anything is written."""
+
+    def call(self, x, *, rngs=None, where=None):
+        return x @ jnp.ones((3, 16))
+
+    monkeypatch.setattr("sdjax.models.MLP.__call__", call)
+    with pytest.raises(TypeError, match="dot_general"):
+        train_all(toy_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_data_that_changed_under_a_run(toy_config, toy_files, tmp_path):
-    Run(toy_config, tmp_path / "run").train()
+    train_all(toy_config, tmp_path / "run")
     with np.load(toy_files / "train.npz") as file:
         fewer = {name: file[name][:60] for name in file}
     changed = tmp_path / "train.npz"
     np.savez(changed, **fewer)
-    config_path = tmp_path / "run" / "config.json"
-    config_path.write_text(config_path.read_text().replace(toy_config.data.train, str(changed)))
     toy_config.data.train = str(changed)
-    with pytest.raises(ValueError, match=r"num_examples': 70.*num_examples': 60"):
-        Run(toy_config, tmp_path / "run").train()
+    with pytest.raises(ValueError, match=r"a run on other data: changed since then: train\."):
+        train_all(toy_config, tmp_path / "run")
 
 
-def test_recorder_drops_what_a_resumed_run_repeats(tmp_path):
-    recorder = Recorder(tmp_path, 0)
+def test_records_drops_what_a_resumed_run_repeats(tmp_path):
+    records = Records(tmp_path, 0)
     for step in (1, 2, 3):
-        recorder.write({"step": step, "split": "train", "loss": step / 2})
-    recorder.close()
+        records.write({"step": step, "split": "train", "loss": step / 2})
+    records.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "spl')
-    Recorder(tmp_path, 2).close()
+    Records(tmp_path, 2).close()
     assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1, 2]
 
 

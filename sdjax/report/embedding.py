@@ -11,7 +11,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA
 
-from sdjax import relations
+from sdjax import label_sets, relations
+from sdjax.label_sets import LabelSets
+from sdjax.labels import Labels
 from sdjax.report import figures, pairs
 
 MAX_POINTS = 3000
@@ -37,11 +39,11 @@ def has_collapsed(embeddings: NDArray[Any]) -> bool:
 
 
 def similarity_by_relation(
-    labels: NDArray[Any], embeddings: NDArray[Any]
+    labels: LabelSets, embeddings: NDArray[Any]
 ) -> dict[int, tuple[float, float]]:
     """Mean and standard deviation of the cosine similarity in each relation that occurs."""
-    rows = pairs.sample_rows(len(labels), SIMILARITY_ROWS)
-    sample, directions = np.asarray(labels)[rows], unit_rows(np.asarray(embeddings)[rows])
+    rows = pairs.sample_rows(label_sets.num_rows(labels), SIMILARITY_ROWS)
+    sample, directions = label_sets.take(labels, rows), unit_rows(np.asarray(embeddings)[rows])
     cosine = directions @ directions.T
     codes = np.where(np.eye(len(rows), dtype=bool), 0, pairs.relation_codes(sample, sample))
     result = {}
@@ -52,7 +54,7 @@ def similarity_by_relation(
     return result
 
 
-def _jaccard(labels: jax.Array) -> jax.Array:
+def _jaccard(labels: Labels) -> jax.Array:
     return relations.soft_jaccard(relations.overlap(labels, labels))
 
 
@@ -74,22 +76,21 @@ def plane(embeddings: NDArray[Any]) -> Plane:
     return Plane(points, (explained[0], explained[1]))
 
 
-def choose_anchors(labels: NDArray[Any], at_most: int = MAX_ANCHORS) -> list[int]:
+def choose_anchors(labels: LabelSets, at_most: int = MAX_ANCHORS) -> list[int]:
     """Rows that are worth looking from: many relations occur, and their label sets differ.
 
     A row scores by how many others stand to it in each of R2..R5, up to `ENOUGH`, less its largest
     Jaccard overlap with a row chosen before. Rows without a label, or with a label set that was
     chosen before, are passed over.
     """
-    labels = np.asarray(labels)
-    with_label = np.flatnonzero(labels.any(axis=1))
+    with_label = np.flatnonzero(label_sets.sizes(labels))
     candidates = with_label[pairs.sample_rows(len(with_label), MAX_CANDIDATES)]
     if not len(candidates):
         return []
-    codes = pairs.relation_codes(labels[candidates], labels)
+    sets = label_sets.take(labels, candidates)
+    codes = pairs.relation_codes(sets, labels)
     present = np.stack([(codes == code).sum(axis=1) for code in (2, 3, 4, 5)], axis=1)
     score = np.minimum(present / ENOUGH, 1).sum(axis=1)
-    sets = labels[candidates]
     jaccard = pairs.compute(_jaccard, sets)
     chosen: list[int] = []
     closest = np.zeros(len(candidates))
@@ -102,25 +103,25 @@ def choose_anchors(labels: NDArray[Any], at_most: int = MAX_ANCHORS) -> list[int
 
 
 def embedding_map(
-    labels: NDArray[Any], embeddings: NDArray[Any], names: Sequence[str]
+    labels: LabelSets, embeddings: NDArray[Any], names: Sequence[str]
 ) -> Figure | None:
     """The embeddings in a plane, once for each of some anchors, coloured by relation to it.
 
     Args:
-      labels: multi-hot [N, C].
+      labels: multi-hot [N, C] or `LabelIndices` [N, L].
       embeddings: [N, D].
       names: C label names.
 
     Returns:
       The figure, or None when the embeddings have collapsed or no example has a label.
     """
-    rows = pairs.sample_rows(len(labels), MAX_POINTS)
-    labels, embeddings = np.asarray(labels)[rows], np.asarray(embeddings)[rows]
+    rows = pairs.sample_rows(label_sets.num_rows(labels), MAX_POINTS)
+    labels, embeddings = label_sets.take(labels, rows), np.asarray(embeddings)[rows]
     anchors = choose_anchors(labels)
     if not anchors or len(rows) < 2 or has_collapsed(embeddings):
         return None
     flat = plane(embeddings)
-    codes = pairs.relation_codes(labels[anchors], labels)
+    codes = pairs.relation_codes(label_sets.take(labels, np.array(anchors)), labels)
     columns = 3 if len(anchors) == 3 else min(2, len(anchors))
     lines = -(-len(anchors) // columns)
     panel = figures.WIDTH / max(columns, 2)
@@ -128,7 +129,7 @@ def embedding_map(
     grid = figure.subplots(lines, columns, squeeze=False, gridspec_kw={"hspace": 0.03})
     for axes, anchor, code in zip(grid.flat, anchors, codes, strict=True):
         _draw_relations(axes, flat.points, anchor, code)
-        own = [names[int(c)] for c in np.flatnonzero(labels[anchor])]
+        own = [names[int(c)] for c in np.flatnonzero(label_sets.rows(labels, anchor, anchor + 1))]
         figures.panel_title(axes, "anchor: " + figures.set_names(own, 40 if columns < 3 else 28))
     figure.supxlabel(f"component 1 ({flat.explained[0]:.0%} of the variance)", fontsize=9)
     figure.supylabel(f"component 2 ({flat.explained[1]:.0%})", fontsize=9)

@@ -4,10 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from sdjax import metrics
+from sdjax import label_sets, metrics
+from sdjax.label_sets import LabelSets
 from sdjax.report import figures
 
 SPLITS = {
@@ -38,17 +36,19 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def summary(
     results: Mapping[str, Any],
     config: Mapping[str, Any],
-    train_labels: NDArray[Any],
-    test_labels: NDArray[Any],
+    train_labels: LabelSets,
+    test_labels: LabelSets,
 ) -> str:
     """What ran, on how much data, and which labels the numbers leave out."""
-    train_counts = np.count_nonzero(train_labels, axis=0)
-    test_counts = np.count_nonzero(test_labels, axis=0)
+    train_counts, test_counts = label_sets.counts(train_labels), label_sets.counts(test_labels)
+    num_train, num_test = label_sets.num_rows(train_labels), label_sets.num_rows(test_labels)
+    num_labels = len(test_counts)
+    without_label = int((label_sets.sizes(test_labels) == 0).sum())
     lines = [
-        f"- **Data**: {len(train_labels):,} training and {len(test_labels):,} test examples, "
-        f"{test_labels.shape[1]:,} labels; {_mean_size(train_labels):.2f} labels a training "
-        f"example, {_without_label(test_labels):,} test examples without a label.",
-        f"- **Left out**: {int((test_counts == 0).sum()):,} of {test_labels.shape[1]:,} labels "
+        f"- **Data**: {num_train:,} training and {num_test:,} test examples, "
+        f"{num_labels:,} labels; {train_counts.sum() / max(num_train, 1):.2f} labels a training "
+        f"example, {without_label:,} test examples without a label.",
+        f"- **Left out**: {int((test_counts == 0).sum()):,} of {num_labels:,} labels "
         "have no positive test example, and are in no average over labels. "
         f"{int(((test_counts > 0) & (train_counts == 0)).sum()):,} labels are evaluated that have "
         "no training example.",
@@ -62,14 +62,6 @@ def summary(
             0, f"- **Test**: mAP **{test['mAP']:.4f}**, micro-F1 **{test['micro_f1']:.4f}**."
         )
     return "\n".join(lines)
-
-
-def _mean_size(labels: NDArray[Any]) -> float:
-    return np.count_nonzero(labels) / max(len(labels), 1)
-
-
-def _without_label(labels: NDArray[Any]) -> int:
-    return int((np.count_nonzero(labels, axis=1) == 0).sum())
 
 
 def results_table(results: Mapping[str, Any]) -> str:

@@ -9,7 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from sdjax import relations
+from sdjax import label_sets, relations
+from sdjax.label_sets import LabelSets
+from sdjax.labels import Labels
 from sdjax.report import figures
 
 MAX_ROWS = 1500  # 2.2 million ordered pairs
@@ -46,21 +48,25 @@ def sample_rows(num_rows: int, at_most: int, seed: int = 0) -> NDArray[np.intp]:
 
 
 def compute(function: Callable[..., Any], *arrays: Any) -> Any:
-    """`function` of numpy arrays, compiled, as numpy arrays; every transfer is explicit."""
+    """`function` of pytrees of numpy arrays, compiled, as numpy arrays; transfers are explicit."""
     return jax.device_get(jax.jit(function)(*jax.device_put(arrays)))
 
 
-def relation_codes(anchors: NDArray[Any], candidates: NDArray[Any]) -> NDArray[np.int32]:
-    """`relations.relation` [A, R] of multi-hot label sets, as a numpy array."""
+def relation_codes(anchors: LabelSets, candidates: LabelSets) -> NDArray[np.int32]:
+    """`relations.relation` [A, R] of label sets, as a numpy array."""
     return compute(relations.relation, anchors, candidates)
 
 
-def pair_table(labels: NDArray[Any], max_rows: int = MAX_ROWS) -> PairTable:
-    """The ordered pairs of two different rows of `labels` [N, C], of at most `max_rows` rows."""
-    rows = sample_rows(len(labels), max_rows)
-    sample = np.asarray(labels)[rows]
-    relation = relation_codes(sample, sample).astype(np.int64)
-    overlap = compute(relations.overlap, sample, sample)
+def _relate(labels: Labels) -> tuple[jax.Array, relations.Overlap]:
+    return relations.relation(labels, labels), relations.overlap(labels, labels)
+
+
+def pair_table(labels: LabelSets, max_rows: int = MAX_ROWS) -> PairTable:
+    """The ordered pairs of two different rows of `labels`, of at most `max_rows` rows."""
+    num_rows = label_sets.num_rows(labels)
+    rows = sample_rows(num_rows, max_rows)
+    relation, overlap = compute(_relate, label_sets.take(labels, rows))
+    relation = relation.astype(np.int64)
     shared, anchor, candidate = (part.astype(np.int64) for part in overlap)
     base = int(anchor.max(initial=0)) + 1
     code = ((relation * base + shared) * base + anchor) * base + candidate
@@ -69,7 +75,7 @@ def pair_table(labels: NDArray[Any], max_rows: int = MAX_ROWS) -> PairTable:
     rest, anchor_size = np.divmod(rest, base)
     relation_code, shared_labels = np.divmod(rest, base)
     return PairTable(
-        len(rows), len(labels), relation_code, shared_labels, anchor_size, candidate_size, count
+        len(rows), num_rows, relation_code, shared_labels, anchor_size, candidate_size, count
     )
 
 

@@ -9,7 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
-from sdjax import labels, metrics
+from sdjax import label_sets, metrics
+from sdjax import labels as labels_lib
+from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
+from sdjax.labels import LabelIndices
 from sdjax.report import curves, embedding, figures, label_scatter, markdown, pairs
 
 LEARNING, SHARES, WEIGHTS, LABELS, MAP = (
@@ -31,8 +35,8 @@ class ReportInputs:
       label_names: C names.
       history: records of metrics.jsonl: "step", "phase", "split" ("train" or "validation") and
         numbers such as "loss", "contrastive", "bce", "mAP", "micro_f1".
-      train_labels: multi-hot [M, C].
-      test_labels: multi-hot [N, C].
+      train_labels: multi-hot [M, C], or `LabelIndices` over C labels.
+      test_labels: multi-hot [N, C], or `LabelIndices` over C labels.
       test_scores: [N, C] in [0, 1].
       test_embeddings: [N, D].
       results: of `metrics.evaluate`, for each of "test", "test_tuned" (with thresholds tuned on
@@ -44,8 +48,8 @@ class ReportInputs:
     loss: str
     label_names: Sequence[str]
     history: Sequence[Mapping[str, Any]]
-    train_labels: ArrayLike
-    test_labels: ArrayLike
+    train_labels: ArrayLike | LabelIndices
+    test_labels: ArrayLike | LabelIndices
     test_scores: ArrayLike
     test_embeddings: ArrayLike
     results: Mapping[str, Any]
@@ -56,9 +60,10 @@ class ReportInputs:
 class _Checked:
     """The arrays of `ReportInputs`, seen to fit each other."""
 
-    train_labels: NDArray[Any]
+    train_labels: LabelSets
     train_counts: NDArray[np.integer]
-    test_labels: NDArray[Any]
+    test_labels: LabelSets
+    num_test: int
     test_embeddings: NDArray[Any]
     per_label: dict[str, list[Any]]
 
@@ -74,7 +79,7 @@ def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
       The path of report.md.
 
     Raises:
-      ValueError: if the arrays do not fit each other, or hold values that they may not.
+      InputError: if the arrays do not fit each other, or hold values that they may not.
     """
     data = _check(inputs)
     directory = Path(workdir) / "report"
@@ -111,7 +116,7 @@ def _jaccard_threshold(config: Mapping[str, Any]) -> float:
 def _label_figure(data: _Checked, names: Sequence[str]) -> Figure | None:
     return label_scatter.label_scatter(
         data.train_counts.astype(np.float64),
-        np.array(data.per_label["positives"]) / len(data.test_labels),
+        np.array(data.per_label["positives"]) / data.num_test,
         np.array(data.per_label["average_precision"], np.float64),
         names,
     )
@@ -119,25 +124,36 @@ def _label_figure(data: _Checked, names: Sequence[str]) -> Figure | None:
 
 def _check(inputs: ReportInputs) -> _Checked:
     num_labels = len(inputs.label_names)
-    train, test = np.asarray(inputs.train_labels), np.asarray(inputs.test_labels)
-    for name, array in (("train_labels", train), ("test_labels", test)):
-        if array.ndim != 2 or array.shape[1] != num_labels:
-            raise ValueError(
-                f"{name} must be multi-hot [N, {num_labels}], as there are {num_labels} "
-                f"label_names; got shape {array.shape}."
-            )
-        labels.check_labels(name, array)
+    train = _check_labels("train_labels", inputs.train_labels, num_labels)
+    test = _check_labels("test_labels", inputs.test_labels, num_labels)
+    num_test = label_sets.num_rows(test)
     embeddings = np.asarray(inputs.test_embeddings)
-    if embeddings.ndim != 2 or len(embeddings) != len(test):
-        raise ValueError(
-            f"test_embeddings must be [{len(test)}, D], a row for each of test_labels; "
+    if embeddings.ndim != 2 or len(embeddings) != num_test:
+        raise InputError(
+            f"test_embeddings must be [{num_test}, D], a row for each of test_labels; "
             f"got shape {embeddings.shape}."
         )
     if not np.isfinite(embeddings).all():
         row, column = np.argwhere(~np.isfinite(embeddings))[0]
-        raise ValueError(f"test_embeddings must be finite; row {row}, column {column} is not.")
-    each = metrics.per_label(test, np.asarray(inputs.test_scores))
-    return _Checked(train, np.count_nonzero(train, axis=0), test, embeddings, each)
+        raise InputError(f"test_embeddings must be finite; row {row}, column {column} is not.")
+    each = metrics.per_label(test, inputs.test_scores)
+    return _Checked(train, label_sets.counts(train), test, num_test, embeddings, each)
+
+
+def _check_labels(name: str, labels: ArrayLike | LabelIndices, num_labels: int) -> LabelSets:
+    if isinstance(labels, LabelIndices):
+        sets = LabelIndices(np.asarray(labels.indices), labels.num_classes)
+        shape = label_sets.num_rows(labels), labels.num_classes
+    else:
+        sets = np.asarray(labels)
+        shape = sets.shape
+    if len(shape) != 2 or shape[1] != num_labels:
+        raise InputError(
+            f"{name} must be multi-hot [N, {num_labels}], or LabelIndices over {num_labels} "
+            f"labels, as there are {num_labels} label_names; got shape {shape}."
+        )
+    labels_lib.check_labels(name, sets)
+    return sets
 
 
 def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: set[str]) -> str:
@@ -154,13 +170,13 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         _figure(shown, LABELS, "Average precision of each label", _labels_text(data),
                 "No label has a positive test example: nothing to show."),
         markdown.label_table(inputs.label_names, data.train_counts.tolist(), data.per_label,
-                             len(data.test_labels)),
+                             data.num_test),
         "## Relations between the label sets",
         _figure(shown, SHARES, "Share of the five relations", _shares_text(table),
                 "The training set has fewer than two examples: no pairs."),
         _figure(shown, WEIGHTS, "Weights of the relations", _WEIGHTS_TEXT, ""),
         "## Embeddings",
-        _figure(shown, MAP, "Map of the test embeddings", _map_text(len(data.test_labels)),
+        _figure(shown, MAP, "Map of the test embeddings", _map_text(data.num_test),
                 _no_map(data)),
         _similarity_section(data),
         "## Configuration",
@@ -179,7 +195,7 @@ def _similarity_section(data: _Checked) -> str:
 
 
 def _no_map(data: _Checked) -> str:
-    if len(data.test_labels) > 1 and embedding.has_collapsed(data.test_embeddings):
+    if data.num_test > 1 and embedding.has_collapsed(data.test_embeddings):
         return (
             "All test embeddings point in the same direction: **the encoder has collapsed**, and "
             "there is no map to draw."

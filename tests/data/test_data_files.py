@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 
 import h5py
 import numpy as np
@@ -12,6 +13,7 @@ from PIL import Image
 from sdjax import data
 from sdjax.config import DataConfig
 from sdjax.data import overlap
+from sdjax.data.readers import files
 
 ROWS, FEATURES, LABELS = 20, 3, 2
 
@@ -455,6 +457,47 @@ def test_constant_features_stay_finite(tmp_path, random):
     loaded = load_files(tmp_path / "t.csv")
     assert loaded.preprocess.std[:2] == (1, 1)
     assert np.abs(np.stack([row["x"] for row in loaded.train])[:, :2]).max() < 1e-6
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet", "flat.jsonl"])
+def test_names_with_commas_are_quoted(name, tmp_path, random):
+    frame = table(random).rename(columns={"l_0": "one, two", "l_1": 'say "l"'})
+    WRITERS[name](tmp_path / name, frame)
+    path = tmp_path / name
+    both = load_files(path, labels='"one, two",say "l"')
+    assert both.label_names == ("one, two", 'say "l"')
+    np.testing.assert_array_equal(both.test.labels, frame[["one, two", 'say "l"']])
+    assert load_files(path, labels='"say ""l""", "one, *"').label_names == both.label_names
+    alone = load_files(path, labels="one, two", ignore='say "l"')
+    assert alone.label_names == ("one, two",)
+    assert load_files(path, labels="say*", ignore='"one, two"').num_classes == 1
+    with pytest.raises(ValueError, match="data.labels must be comma-separated names.*quotation"):
+        load_files(path, labels='"one, two')
+
+
+def test_jsonl_label_names_with_commas(tmp_path):
+    rows = [{"x": [1.0], "y": ["b, c"]}, {"x": [2.0], "y": ["a"]}]
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    loaded = load_files(path, labels='a,"b, c",d', validation=str(path))
+    assert loaded.label_names == ("a", "b, c", "d")
+    np.testing.assert_array_equal(loaded.test.labels, [[0, 1, 0], [1, 0, 0]])
+    path.write_text(json.dumps(rows[0]))
+    assert load_files(path, labels="b, c", validation=str(path)).label_names == ("b, c",)
+
+
+def test_wide_tables_are_read_in_linear_time(tmp_path, random):
+    values = [f"{value:.2f}" for value in random.normal(size=20_000)]
+    lines = [[f"f{k}" for k in range(20_000)] + ["l_0"]]
+    lines += [[*values[k:], *values[:k], "1"] for k in range(300)]
+    path = tmp_path / "wide.csv"
+    path.write_text("\n".join(map(",".join, lines)))
+    started = time.process_time()
+    expected = pd.read_csv(path, low_memory=False).to_numpy()
+    middle = time.process_time()
+    examples = files.read_examples(str(path), files.ReadOptions(labels="l_*"))
+    assert time.process_time() - middle < 4 * (middle - started)
+    np.testing.assert_array_equal(examples.inputs, expected[:, :-1].astype(np.float32))
 
 
 # ARFF

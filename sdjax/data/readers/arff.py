@@ -41,14 +41,14 @@ def read_arff(path: str, options: ReadOptions) -> Examples:
     options = _with_labels(path, options, str(content["relation"]), names)
     labels = tables.label_columns(path, names, options)
     first = not options.feature_names
-    ignored = select(path, "data.ignore", options.ignore, names, first)
-    known = options.label_names or tuple(labels)
+    ignored = set(select(path, "data.ignore", options.ignore, names, first))
+    known, of_labels = options.label_names or tuple(labels), set(labels)
     options = dataclasses.replace(options, label_names=known, ignore="")
     frame = {}
     for (name, kind), values in zip(attributes, columns, strict=True):
         if name in ignored:
             continue
-        if not isinstance(kind, list) or name in labels:
+        if not isinstance(kind, list) or name in of_labels:
             frame[name] = values
         else:
             frame.update(_nominal(name, kind, values))
@@ -101,7 +101,8 @@ def _with_labels(path: str, options: ReadOptions, relation: str, names: list[str
             )
     if declared is None:
         return options
-    absent = [name for name in declared if name not in names]
+    attributes = set(names)
+    absent = [name for name in declared if name not in attributes]
     if absent:
         raise InputError(f"{path}: labels that are no attribute: {listing(absent)}.")
     return dataclasses.replace(options, label_names=declared)

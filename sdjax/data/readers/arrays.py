@@ -132,4 +132,5 @@ def _align(
             f"{path}: the features are not those of training. Absent here: {listing(absent)}; "
             f"only here: {listing(new)}."
         )
-    return inputs[:, [names.index(name) for name in expected]], expected
+    places = {name: place for place, name in enumerate(names)}
+    return inputs[:, [places[name] for name in expected]], expected

@@ -10,7 +10,14 @@ from sdjax.data.examples import Examples, check_binary, check_finite, listing
 from sdjax.data.images import EncodedImages
 from sdjax.data.readers import image_files, tables
 from sdjax.data.readers.arrays import as_inputs
-from sdjax.data.readers.options import INPUT_KEYS, LABEL_KEYS, ReadOptions, find_key, readable
+from sdjax.data.readers.options import (
+    INPUT_KEYS,
+    LABEL_KEYS,
+    ReadOptions,
+    find_key,
+    readable,
+    split_names,
+)
 from sdjax.errors import InputError
 
 Rows = list[dict[str, Any]]
@@ -124,18 +131,18 @@ def _labels(
     found = sorted({str(name) for value in column for name in value})
     names = options.label_names
     if not names and options.labels:
-        names = tuple(filter(None, (part.strip() for part in options.labels.split(","))))
+        names = tuple(split_names("data.labels", options.labels, found))
     names = names or tuple(found)
     if not names:
         raise InputError(f"{path}: no row has a label; name all labels in data.labels.")
-    unknown = [name for name in found if name not in names]
+    places = {name: place for place, name in enumerate(names)}
+    unknown = [name for name in found if name not in places]
     if unknown:
         raise InputError(
             f"{path}: labels that are not among the {len(names)} known ones: {listing(unknown)}. "
             "Name all labels in data.labels."
         )
     labels = np.zeros((len(column), len(names)), np.uint8)
-    places = {name: place for place, name in enumerate(names)}
     for row, value in enumerate(column):
         labels[row, [places[name] for name in value]] = 1
     return labels, names

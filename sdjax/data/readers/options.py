@@ -1,9 +1,10 @@
 """What is input and what is label in a file: names and patterns, turned into columns."""
 
 import contextlib
+import csv
 import dataclasses
 import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 from sdjax.data.examples import listing
 from sdjax.errors import InputError
@@ -17,7 +18,8 @@ class ReadOptions:
     """How to read a file.
 
     Attributes:
-      labels: label columns, comma-separated names or patterns; or a Mulan XML file.
+      labels: label columns, comma-separated names or patterns, those with commas in quotation marks
+        ('"a, b",c'); or a Mulan XML file.
       ignore: columns that are neither features nor labels, likewise.
       input_key: the input array or field; "" finds it.
       label_key: the label array or field; "" finds it.
@@ -47,16 +49,36 @@ def select(
     Raises:
       ValueError: if a pattern matches none and is `required` to; the text lists the names.
     """
-    chosen = set()
-    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+    known, chosen = set(names), set()
+    for pattern in split_names(option, patterns, known):
         # A name is itself, whatever characters it holds.
-        matches = [pattern] if pattern in names else fnmatch.filter(names, pattern)
+        matches = [pattern] if pattern in known else fnmatch.filter(names, pattern)
         if not matches and required:
             raise InputError(
                 f"{origin}: {option} {pattern!r} matches no column. Columns: {listing(names)}."
             )
         chosen.update(matches)
     return [name for name in names if name in chosen]
+
+
+def split_names(option: str, text: str, known: Collection[str] = ()) -> list[str]:
+    """The parts of comma-separated `text`, quoted as in a CSV file where they hold commas.
+
+    A text that is one of the `known` names as a whole is that name.
+
+    Raises:
+      ValueError: if a quotation mark is not closed.
+    """
+    if text in known:
+        return [text]
+    try:
+        parts = next(csv.reader([text], skipinitialspace=True, strict=True), [])
+    except csv.Error as error:
+        raise InputError(
+            f"{option} must be comma-separated names, those with commas in quotation marks as in "
+            f"a CSV file, got {text!r} ({error})."
+        ) from error
+    return list(filter(None, (part.strip() for part in parts)))
 
 
 def find_key(

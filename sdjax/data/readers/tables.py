@@ -2,6 +2,7 @@
 
 import csv
 import warnings
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def read_csv(path: str, options: ReadOptions) -> Examples:
         header = next(csv.reader(file), [])
     if not any(name.strip() for name in header):
         raise InputError(f"{path}: the file is empty; a header line was expected.")
-    repeated = sorted({name for name in header if header.count(name) > 1})
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
     if repeated:
         raise InputError(f"{path}: columns that occur twice: {listing(repeated)}.")
     with readable(path, "CSV"), warnings.catch_warnings():
@@ -79,12 +80,13 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
 def label_columns(path: str, columns: list[str], options: ReadOptions) -> list[str]:
     """The label columns: those of training where they are known, else by `options.labels`."""
     if options.label_names:
-        absent = [name for name in options.label_names if name not in columns]
+        here = set(columns)
+        absent = [name for name in options.label_names if name not in here]
         if options.labelled and absent:
             raise InputError(
                 f"{path}: label columns of training that are absent here: {listing(absent)}."
             )
-        return [name for name in options.label_names if name in columns]
+        return [name for name in options.label_names if name in here]
     if not options.labels:
         raise InputError(
             f"{path}: set data.labels to the label columns, as comma-separated names or "
@@ -98,8 +100,8 @@ def _align(path: str, features: list[str], options: ReadOptions) -> list[str]:
     expected = options.feature_names
     if not expected:
         return features
-    absent = [name for name in expected if name not in features]
-    known = set(expected)
+    here, known = set(features), set(expected)
+    absent = [name for name in expected if name not in here]
     new = [name for name in features if name not in known]
     if absent or (new and options.labelled):
         raise InputError(
@@ -114,26 +116,39 @@ def _numbers(path: str, frame: "pd.DataFrame", features: list[str]) -> np.ndarra
     import pandas as pd
 
     inputs = np.empty((len(frame), len(features)), np.float32)
-    for place, name in enumerate(features):
-        column: Any = frame[name]
-        numbers: Any
-        if pd.api.types.is_numeric_dtype(column):
-            numbers = column
-        elif pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
-            numbers = pd.to_numeric(column, errors="coerce")
+    places = {name: place for place, name in enumerate(features)}
+    # One pass over the columns as they lie: to take some by name may cost their number squared.
+    for name, column in frame.items():
+        place = places.get(str(name))
+        if place is None:
+            continue
+        if isinstance(column.dtype, np.dtype) and column.dtype.kind in "buif":
+            values = column.to_numpy()
+        elif pd.api.types.is_numeric_dtype(column):
+            values = column.to_numpy(np.float64, na_value=np.nan)
         else:
-            numbers = pd.Series(np.nan, column.index)
-        text = (numbers.isna() & column.notna()).to_numpy()
-        if text.any():
-            row = int(np.argmax(text))
-            raise InputError(
-                f"{path}: feature {name!r} is not a number: {str(column.iloc[row])!r} in row "
-                f"{row} (the first row is 0). Encode it as numbers, or leave it out with "
-                "data.ignore."
-            )
+            values = _parsed(path, str(name), column)
         with np.errstate(over="ignore"):  # an infinity is reported with its place
-            inputs[:, place] = numbers.to_numpy(np.float64, na_value=np.nan)
+            inputs[:, place] = values.astype(np.float64, copy=False)
     return inputs
+
+
+def _parsed(path: str, name: str, column: "pd.Series") -> np.ndarray:
+    """A column of objects or strings as float64 [N]."""
+    import pandas as pd
+
+    numbers: Any = pd.Series(np.nan, column.index)
+    if pd.api.types.is_object_dtype(column) or pd.api.types.is_string_dtype(column):
+        numbers = pd.to_numeric(column, errors="coerce")
+    text = (numbers.isna() & column.notna()).to_numpy()
+    if text.any():
+        row = int(np.argmax(text))
+        raise InputError(
+            f"{path}: feature {name!r} is not a number: {str(column.iloc[row])!r} in row "
+            f"{row} (the first row is 0). Encode it as numbers, or leave it out with "
+            "data.ignore."
+        )
+    return numbers.to_numpy(np.float64, na_value=np.nan)
 
 
 def _label_values(path: str, frame: "pd.DataFrame", names: list[str]) -> np.ndarray:

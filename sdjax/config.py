@@ -196,8 +196,9 @@ class Config:
 def check(config: Config) -> None:
     """Raises InputError, naming the field, for a value that no run can have."""
     for name, (value, each) in _fields(config).items():
-        if "known" in each.metadata:
-            one_of(name, value, each.metadata["known"])
+        known = each.metadata.get("known")
+        if known and (value or "" not in known):
+            one_of(name, value, filter(None, known))
         elif "bounds" in each.metadata:
             _check_number(name, value, each)
     for name, phase in (("pretrain", config.pretrain), ("supervise", config.supervise)):

@@ -64,8 +64,7 @@ def test_predict_finds_the_inputs_that_training_found(toy_config, toy_files, tmp
         setattr(toy_config.data, split, str(tmp_path / f"{split}.npz"))
     toy_config.data.input_key = "own"
     toy_config.supervise.epochs = 1
-    run = Run(toy_config, tmp_path / "run")
-    run.train()
+    train(make_setup(toy_config), tmp_path / "run")
     first, second = tmp_path / "first.npz", tmp_path / "second.npz"
     predict(tmp_path / "run", tmp_path / "test.npz", first)
     with pytest.raises(ValueError, match="data.input_key 'own' is not there"):

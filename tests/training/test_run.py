@@ -8,7 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from sdjax.models import ENCODERS, register_encoder
 from sdjax.training import (
     Interrupted,
     NonFiniteLossError,
@@ -253,10 +255,15 @@ def test_a_config_that_fails_claims_no_workdir(toy_config, tmp_path, path, value
 def test_an_encoder_that_fails_claims_no_workdir(toy_config, tmp_path, monkeypatch):
     """What no check foresees shows when the step is traced, before anything is written."""
 
-    def call(self, x, *, rngs=None, where=None):
-        return x @ jnp.ones((3, 16))
+    class Broken(nnx.Module):
+        out_features = 16
 
-    monkeypatch.setattr("sdjax.models.MLP.__call__", call)
+        def __call__(self, x, *, rngs=None, where=None):
+            return x @ jnp.ones((3, 16))
+
+    monkeypatch.setattr("sdjax.models.registry.ENCODERS", dict(ENCODERS))
+    register_encoder("broken", lambda config, spec, rngs: Broken())
+    toy_config.model.encoder = "broken"
     with pytest.raises(TypeError, match="dot_general"):
         train_all(toy_config, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -144,6 +144,7 @@ class Checkpoints:
           UnreadableCheckpointError: if one cannot be read for another reason; nothing is changed.
           DamagedCheckpointError: if there are checkpoints, and all are damaged.
           ForeignCheckpointError: if one is of another model, or `abstract_state` raises it.
+          OSError: if what was saved last could not be written.
         """
         return self._restore_first(reversed(self.steps()), abstract_state)
 
@@ -177,6 +178,7 @@ class Checkpoints:
     def _restore_first(
         self, steps: Iterable[int], abstract_state: Callable[[Position], State]
     ) -> tuple[State, Position] | None:
+        self.wait()
         damaged: dict[int, DamagedCheckpointError] = {}
         for step in steps:
             try:

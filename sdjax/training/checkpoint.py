@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from sdjax.errors import InputError
 from sdjax.training.manifest import (
     MANIFEST,
     STATE,
@@ -31,6 +32,7 @@ from sdjax.training.storage import (
     async_options,
     proven_damage,
     read_alone,
+    read_error,
     write_error,
 )
 
@@ -98,7 +100,7 @@ class Checkpoints:
         """Starts to write the state after `step` steps.
 
         Args:
-          step: larger than that of every checkpoint there is.
+          step: not smaller than that of any checkpoint there is; one that is there stays as it is.
           state: any pytree of arrays.
           position: of the data.
           metrics: of the validation at this step, None without one. Those that are not finite count
@@ -106,9 +108,17 @@ class Checkpoints:
 
         Raises:
           OSError: if this checkpoint, or the one before it, could not be written.
-          ValueError: if `metrics` do not hold `best_by`.
+          ValueError: if `metrics` do not hold `best_by`, or there is a checkpoint of a later step.
         """
         self.wait()
+        newest = max(self.steps(), default=-1)
+        if step < newest:  # Orbax would not write it, and not say so.
+            raise InputError(
+                f"Checkpoints are saved in order of their steps: got step {step}, and there is one "
+                f"of step {newest} in {self._directory}."
+            )
+        if step == newest:
+            return
         self._best.check(metrics or {})
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         self._saving = step
@@ -213,11 +223,10 @@ class Checkpoints:
             try:
                 state = read_alone(folder / STATE, target)
             except Exception as error:
-                damage = proven_damage(error)
-                if not damage:
+                if not proven_damage(error):
                     raise
                 read_manifest(folder)  # Files miss too where the whole disk has gone away.
-                raise DamagedCheckpointError(damage[:300]) from error
+                raise DamagedCheckpointError(read_error(error)) from error
         # Apart, as the processes compute it in common. Each has read its own copy of what is the
         # same on all, so that they may find different sums.
         with self._one_verdict(step):
@@ -238,8 +247,8 @@ class Checkpoints:
         except Exception as raised:
             error = UnreadableCheckpointError(
                 f"The checkpoint of step {step} in {self._directory} cannot be read: "
-                f"{type(raised).__name__}: {str(raised)[:300]}. It may be sound, and nothing was "
-                "changed. Run the same command again once the cause is gone."
+                f"{read_error(raised)}. It may be sound, and nothing was changed. Run the same "
+                "command again once the cause is gone."
             )
             error.__cause__ = raised
         gravest = _gravest(error)
@@ -249,9 +258,12 @@ class Checkpoints:
     def _rank_saved(self) -> None:
         """Ranks the checkpoints there are; what damaged ones say does not count."""
         for step in self.steps():
-            with contextlib.suppress(DamagedCheckpointError, ForeignCheckpointError):
+            try:
                 with self._one_verdict(step):
                     manifest = read_manifest(self._directory / str(step))
+            except (DamagedCheckpointError, ForeignCheckpointError) as error:
+                logging.error("The metrics of step %d do not count: %s", step, error)
+            else:
                 self._best.add(step, self._best.value(manifest["metrics"]))
 
     def _set_aside(self, steps: list[int]) -> None:

@@ -226,6 +226,26 @@ def test_an_error_that_may_pass_is_not_skipped_behind_a_damaged_checkpoint(tmp_p
     assert (tmp_path / "c" / "5").exists()
 
 
+# Threads of Orbax that read beside the one that failed complain of the loop it has closed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize("name", ["manifest/metadata", "state/_METADATA", "state/d/*"])
+def test_a_file_that_cannot_be_opened_is_named_with_the_reason(tmp_path, name):
+    """Really so: a link to itself, which no right to read everything opens."""
+    folder = tmp_path / "c"
+    saved(folder, [3, 5])
+    (path,) = (folder / "5").glob(name)
+    path.rename(tmp_path / "content")
+    path.symlink_to(path.name)
+    with pytest.raises(UnreadableCheckpointError, match=rf"step 5 in {folder} ") as caught:
+        restore(folder)
+    assert "Too many levels of symbolic links" in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert sorted(each.name for each in folder.iterdir()) == ["3", "5"]
+    path.unlink()
+    (tmp_path / "content").rename(path)
+    assert restore(folder)[1]["step"] == 5
+
+
 def test_a_disk_that_goes_away_is_no_damage(tmp_path, monkeypatch):
     folder = tmp_path / "c"
     saved(folder, [3])
@@ -635,6 +655,17 @@ def test_a_metric_that_is_not_there(tmp_path):
     checkpoints = Checkpoints(tmp_path / "c", best_by="map")
     with pytest.raises(ValueError, match=r"best_by .* \(loss, mAP\), got 'map'"):
         checkpoints.save(1, tiny(1), {"step": 1}, {"mAP": 0.1, "loss": 1.0})
+    checkpoints.close()
+
+
+def test_steps_are_saved_in_order(tmp_path):
+    """Orbax alone passes over an earlier step in silence."""
+    checkpoints = Checkpoints(tmp_path / "c", keep=3, best_by="mAP")
+    checkpoints.save(4, tiny(4), {"step": 4}, {"mAP": 0.5})
+    checkpoints.save(4, tiny(9), {"step": 4}, {"mAP": 0.9})
+    with pytest.raises(ValueError, match=r"order of their steps: got step 3, .* of step 4"):
+        checkpoints.save(3, tiny(3), {"step": 3})
+    np.testing.assert_array_equal(checkpoints.restore_best(of_tiny)[0]["x"], tiny(4)["x"])
     checkpoints.close()
 
 

@@ -12,6 +12,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from sdjax.errors import InputError
 from sdjax.training.errors import LostPeerError
 from sdjax.training.manifest import (
     MANIFEST,
@@ -32,6 +33,7 @@ from sdjax.training.storage import (
     async_options,
     proven_damage,
     read_alone,
+    read_error,
     write_error,
 )
 
@@ -99,7 +101,7 @@ class Checkpoints:
         """Starts to write the state after `step` steps.
 
         Args:
-          step: larger than that of every checkpoint there is.
+          step: not smaller than that of any checkpoint there is; one that is there stays as it is.
           state: any pytree of arrays.
           position: of the data.
           metrics: of the validation at this step, None without one. Those that are not finite count
@@ -107,9 +109,17 @@ class Checkpoints:
 
         Raises:
           OSError: if this checkpoint, or the one before it, could not be written.
-          ValueError: if `metrics` do not hold `best_by`.
+          ValueError: if `metrics` do not hold `best_by`, or there is a checkpoint of a later step.
         """
         self.wait()
+        newest = max(self.steps(), default=-1)
+        if step < newest:  # Orbax would not write it, and not say so.
+            raise InputError(
+                f"Checkpoints are saved in order of their steps: got step {step}, and there is one "
+                f"of step {newest} in {self._directory}."
+            )
+        if step == newest:
+            return
         self._best.check(metrics or {})
         finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
         self._saving = step
@@ -145,6 +155,7 @@ class Checkpoints:
           UnreadableCheckpointError: if one cannot be read for another reason; nothing is changed.
           DamagedCheckpointError: if there are checkpoints, and all are damaged.
           ForeignCheckpointError: if one is of another model, or `abstract_state` raises it.
+          OSError: if what was saved last could not be written.
         """
         return self._restore_first(reversed(self.steps()), abstract_state)
 
@@ -178,6 +189,7 @@ class Checkpoints:
     def _restore_first(
         self, steps: Iterable[int], abstract_state: Callable[[Position], State]
     ) -> tuple[State, Position] | None:
+        self.wait()
         damaged: dict[int, DamagedCheckpointError] = {}
         for step in steps:
             try:
@@ -212,11 +224,10 @@ class Checkpoints:
             try:
                 state = read_alone(folder / STATE, target)
             except Exception as error:
-                damage = proven_damage(error)
-                if not damage:
+                if not proven_damage(error):
                     raise
                 read_manifest(folder)  # Files miss too where the whole disk has gone away.
-                raise DamagedCheckpointError(damage[:300]) from error
+                raise DamagedCheckpointError(read_error(error)) from error
         # Apart, as the processes compute it in common. Each has read its own copy of what is the
         # same on all, so that they may find different sums.
         with self._one_verdict(step):
@@ -237,8 +248,8 @@ class Checkpoints:
         except Exception as raised:
             error = UnreadableCheckpointError(
                 f"The checkpoint of step {step} in {self._directory} cannot be read: "
-                f"{type(raised).__name__}: {str(raised)[:300]}. It may be sound, and nothing was "
-                "changed. Run the same command again once the cause is gone."
+                f"{read_error(raised)}. It may be sound, and nothing was changed. Run the same "
+                "command again once the cause is gone."
             )
             error.__cause__ = raised
         gravest = _gravest(error)
@@ -248,9 +259,12 @@ class Checkpoints:
     def _rank_saved(self) -> None:
         """Ranks the checkpoints there are; what damaged ones say does not count."""
         for step in self.steps():
-            with contextlib.suppress(DamagedCheckpointError, ForeignCheckpointError):
+            try:
                 with self._one_verdict(step):
                     manifest = read_manifest(self._directory / str(step))
+            except (DamagedCheckpointError, ForeignCheckpointError) as error:
+                logging.error("The metrics of step %d do not count: %s", step, error)
+            else:
                 self._best.add(step, self._best.value(manifest["metrics"]))
 
     def _set_aside(self, steps: list[int]) -> None:

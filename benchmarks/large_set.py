@@ -33,10 +33,7 @@ def write(path: Path, rows: int) -> None:
     arrays = (("x", FEATURES.value, np.float32), ("y", LABELS.value, np.uint8))
     directions = np.random.default_rng(0).normal(size=(LABELS.value, FEATURES.value))
     with zipfile.ZipFile(path, "w") as archive:
-        for name, width, dtype in (
-            ("x", FEATURES.value, np.float32),
-            ("y", LABELS.value, np.uint8),
-        ):
+        for name, width, dtype in arrays:
             header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (rows, width)}
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_1_0(file, header)

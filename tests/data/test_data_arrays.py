@@ -55,9 +55,7 @@ def leaf(source):
 @pytest.mark.parametrize("suffix", [".npz", ".h5"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8, ">f4", np.float16])
 @pytest.mark.parametrize("shape", [(5,), (6, 8, 3), (6, 8)])
-def test_mapped_arrays_give_what_read_ones_give(
-    suffix, dtype, shape, tmp_path, random, monkeypatch
-):
+def test_mapping_changes_no_value(suffix, dtype, shape, tmp_path, random, monkeypatch):
     for split in ("train", "test"):
         x = random.integers(0, 200, (ROWS, *shape)).astype(dtype)
         labels = random.integers(0, 2, (ROWS, 3)).astype(bool)

@@ -11,6 +11,10 @@ from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
 
+# More labels than these are kept as lists of indices: a multi-hot row of them takes a kilobyte and
+# more, a list of a few dozen labels a tenth of that.
+MOST_MULTI_HOT = 1024
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -96,6 +100,20 @@ def check_labels(origin: str, labels: LabelSets, label_names: Sequence[str] = ()
     if not isinstance(labels, LabelIndices):
         return check_binary(origin, np.asanyarray(labels), label_names)
     return check_indices(origin, np.asanyarray(labels.indices), labels.num_classes)
+
+
+def from_lists(lists: Sequence[Sequence[int]], num_classes: int) -> LabelSets:
+    """Label sets of a list of indices for each row: multi-hot where labels are few."""
+    if num_classes <= MOST_MULTI_HOT:
+        labels = np.zeros((len(lists), num_classes), np.uint8)
+        for row, places in enumerate(lists):
+            labels[row, places] = 1
+        return labels
+    sets = [sorted(set(places)) for places in lists]
+    indices = np.full((len(sets), max(map(len, sets), default=0) or 1), -1, np.int32)
+    for row, places in enumerate(sets):
+        indices[row, : len(places)] = places
+    return LabelIndices(indices, num_classes)
 
 
 def check_binary(origin: str, labels: np.ndarray, label_names: Sequence[str] = ()) -> np.ndarray:

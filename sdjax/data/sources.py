@@ -1,6 +1,7 @@
 """Preprocessed examples with random access, one by one or a batch of rows at a time."""
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -8,12 +9,15 @@ import jax
 import numpy as np
 
 from sdjax import label_sets
+from sdjax.data import hashing
 from sdjax.data import rows as rows_lib
 from sdjax.data.examples import Examples, check_labels
 from sdjax.data.preprocess import Preprocess
 from sdjax.data.rows import RowArray
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
+
+_HASHED_AT_ONCE = 4096  # rows
 
 
 class Source(abc.ABC):
@@ -40,6 +44,13 @@ class Source(abc.ABC):
             lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self.inputs(np.array([0]))
         )
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex hash of all inputs and labels: equal for equal content, wherever it was read from."""
+        chunks = np.array_split(np.arange(len(self)), -(-len(self) // _HASHED_AT_ONCE))
+        hashes = [hashing.row_hashes(self.inputs(rows)) for rows in chunks]
+        return hashing.fingerprint(np.concatenate(hashes), self.labels, self.input_spec)
+
     def fetch(self, rows: np.ndarray) -> dict[str, Any]:
         """The examples at `rows` [B], as one batch {"x", "labels"}."""
         return {"x": self.inputs(rows), "labels": label_sets.take(self.labels, rows)}
@@ -62,6 +73,7 @@ class ArraySource(Source):
         shape, a dtype, a length and `[rows]` will do: `np.ndarray`, `np.memmap`, `h5py.Dataset`.
       labels: multi-hot [N, C], or `LabelIndices` of [N, L].
       preprocess: of the inputs of a batch, the same pytree; None takes them as they are.
+      hashes: of the rows of `inputs`, by `hashing.row_hashes`, where they are known.
 
     Raises:
       ValueError: if the numbers of rows differ, or the labels are not label sets.
@@ -72,8 +84,9 @@ class ArraySource(Source):
         inputs: RowArray | Any,
         labels: LabelSets,
         preprocess: Callable[[Any], Any] | None = None,
+        hashes: np.ndarray | None = None,
     ):
-        self._inputs, self._preprocess = inputs, preprocess
+        self._inputs, self._preprocess, self._hashes = inputs, preprocess, hashes
         self._labels = check_labels("labels", labels)
         for path, array in jax.tree_util.tree_leaves_with_path(inputs):
             if len(array) != len(self):
@@ -88,6 +101,20 @@ class ArraySource(Source):
     def in_memory(self) -> bool:
         return all(map(rows_lib.in_memory, jax.tree.leaves(self._inputs)))
 
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex hash of all inputs, before they are preprocessed, and labels.
+
+        Images that are decoded when they are asked for are hashed as they are encoded; of more than
+        `hashing.MOST_HASHED_IMAGES` (10,000) that many, evenly spaced, and all labels.
+        """
+        hashes = self._hashes
+        if hashes is None:
+            sampled = hashing.is_sampled(self._inputs)
+            hashes = hashing.row_hashes(hashing.sample(self._inputs) if sampled else self._inputs)
+        shapes = [(array.shape, str(array.dtype)) for array in jax.tree.leaves(self._inputs)]
+        return hashing.fingerprint(hashes, self._labels, shapes)
+
     def inputs(self, rows: np.ndarray) -> Any:
         rows = np.asarray(rows)
         x = jax.tree.map(lambda array: rows_lib.take_rows(array, rows), self._inputs)
@@ -97,4 +124,4 @@ class ArraySource(Source):
 def make_source(examples: Examples, preprocess: Preprocess) -> Source:
     """The source of labelled `examples`."""
     assert examples.labels is not None
-    return ArraySource(examples.inputs, examples.labels, preprocess)
+    return ArraySource(examples.inputs, examples.labels, preprocess, examples.hashes)

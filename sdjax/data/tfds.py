@@ -13,7 +13,7 @@ import numpy as np
 from sdjax.checks import suggest
 from sdjax.config import DataConfig
 from sdjax.data import tfds_features
-from sdjax.data.examples import Examples, check_finite, listing
+from sdjax.data.examples import Examples, check_finite, from_lists, listing
 from sdjax.data.images import EncodedImages
 from sdjax.errors import InputError
 
@@ -163,9 +163,8 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
         )
     except ValueError as error:
         raise InputError(f"data.{option} {split!r} is no split of {origin}: {error}") from error
-    multi_hot = np.zeros((len(records), len(labels.names)), np.uint8)
-    for row in range(len(records)):
-        labels.encode(labels.parse(records[row]), multi_hot[row])
+    lists = [labels.indices(labels.parse(records[row])) for row in range(len(records))]
+    label_sets = from_lists(lists, len(labels.names))
     if inputs.channels:
         if not (config.image_size or inputs.fixed_size):
             raise InputError(
@@ -182,4 +181,4 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
         rows = [inputs.parse(records[row]) for row in range(len(records))]
         values = np.array(rows, np.float32).reshape(len(records), len(rows[0]) if rows else 1)
         check_finite(origin, values, inputs.names)
-    return Examples(origin, values, multi_hot, labels.names, inputs.names)
+    return Examples(origin, values, label_sets, labels.names, inputs.names)

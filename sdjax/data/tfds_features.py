@@ -15,12 +15,12 @@ from sdjax.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class LabelFeature:
-    """The labels of a record: `encode(parse(record), row)` sets a multi-hot row."""
+    """The labels of a record: `indices(parse(record))` are theirs among the `names`."""
 
     keys: tuple[str, ...]
     names: tuple[str, ...]
     parse: Callable[[bytes], Any]
-    encode: Callable[[Any, np.ndarray], None]
+    indices: Callable[[Any], list[int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _one_label(features: Any, key: str) -> LabelFeature | None:
 
 def _indexed(features: Any, key: str, names: tuple[str, ...]) -> LabelFeature:
     parse = _field(_parser({key: features[key]}), key)
-    return LabelFeature((key,), names, parse, _set_indices)
+    return LabelFeature((key,), names, parse, _known)
 
 
 def _objects(features: Any, key: str) -> LabelFeature | None:
@@ -126,7 +126,7 @@ def _objects(features: Any, key: str) -> LabelFeature | None:
         return None
     labels = tfds.features.Sequence({"label": objects["label"]})
     parse = _field(_parser({key: labels}), key, "label")
-    return LabelFeature((key,), names, parse, _set_indices)
+    return LabelFeature((key,), names, parse, _known)
 
 
 def _attributes(features: Any, key: str) -> LabelFeature | None:
@@ -136,7 +136,7 @@ def _attributes(features: Any, key: str) -> LabelFeature | None:
         return None
     names = tuple(attributes)
     parse = _values(_field(_parser({key: attributes}), key), names)
-    return LabelFeature((key,), names, parse, _set_bools)
+    return LabelFeature((key,), names, parse, _true)
 
 
 def _bools(name: str, features: Any, key: str) -> LabelFeature | None:
@@ -147,7 +147,7 @@ def _bools(name: str, features: Any, key: str) -> LabelFeature | None:
     if not all(_is_bool(features[k]) for k in names):
         return None
     parse = _parser({k: features[k] for k in names})
-    return LabelFeature(names, names, _values(parse, names), _set_bools)
+    return LabelFeature(names, names, _values(parse, names), _true)
 
 
 def _image(name: str, features: Any, key: str) -> InputFeature:
@@ -208,13 +208,13 @@ def _values(parse: Callable[[bytes], Any], names: Sequence[str]) -> Callable[[by
     return values
 
 
-def _set_indices(indices: Any, row: np.ndarray) -> None:
+def _known(indices: Any) -> list[int]:
     indices = np.atleast_1d(np.asarray(indices, np.int64))
-    row[indices[indices >= 0]] = 1  # -1 is TFDS's unknown label
+    return indices[indices >= 0].tolist()  # -1 is TFDS's unknown label
 
 
-def _set_bools(values: Any, row: np.ndarray) -> None:
-    row[:] = np.asarray(values, bool)
+def _true(values: Any) -> list[int]:
+    return np.flatnonzero(np.asarray(values, bool)).tolist()
 
 
 def _get(features: Any, key: str) -> Any:

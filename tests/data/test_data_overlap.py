@@ -9,9 +9,11 @@ import pytest
 from absl import logging
 from PIL import Image
 
-from sdjax import data
+from sdjax import LabelIndices, data
 from sdjax.config import DataConfig
 from sdjax.data import hashing
+from sdjax.data.images import EncodedImages
+from sdjax.data.rows import Rows
 
 
 @pytest.fixture
@@ -137,6 +139,70 @@ def test_hashes_are_of_all_inputs():
     second = hashing.row_hashes({"x": x, "mask": other})
     assert (first != second).tolist() == [False, False, True, False]
     np.testing.assert_array_equal(hashing.row_hashes(x[::-1]), hashing.row_hashes(x)[::-1])
+
+
+def test_fingerprints_are_of_the_content(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+
+    def made(folder, change=lambda x, labels: None):
+        for seed, split in enumerate(("train", "validation", "test")):
+            x, labels = write(tmp_path / folder / f"{split}.npz", 20, seed)
+            if split == "test":
+                change(x, labels)
+            np.savez(tmp_path / folder / f"{split}.npz", x=x, labels=labels)
+        loaded = load(tmp_path / folder, validation="validation.npz")
+        assert loaded.fingerprint == loaded.fingerprint
+        return loaded.fingerprint
+
+    def swap(x, labels):
+        x[:2], labels[:2] = x[1::-1].copy(), labels[1::-1].copy()
+
+    def other_label(x, labels):
+        labels[7, 1] = 1 - labels[7, 1]
+
+    def other_input(x, labels):
+        x[7, 1] += 1e-6
+
+    first = made("a")
+    assert made("b") == first
+    assert len(bytes.fromhex(first)) == 16
+    assert len({first, made("b", swap), made("b", other_label), made("b", other_input)}) == 4
+
+
+def test_fingerprints_of_sources():
+    x, truth = np.arange(30.0).reshape(10, 3), np.eye(10, 4, dtype=np.uint8)
+
+    class Own(data.Source):
+        labels = truth
+
+        def inputs(self, rows):
+            return x[rows]
+
+    first = Own().fingerprint
+    x[9, 2] += 1
+    assert Own().fingerprint != first
+    indices = LabelIndices(np.full((10, 1), 3), 5)
+    more = LabelIndices(indices.indices, 6)
+    prints = [data.ArraySource(x, each).fingerprint for each in (truth, indices, more)]
+    assert len(set(prints)) == 3
+
+
+def test_fingerprints_of_many_images_are_of_a_sample(monkeypatch):
+    reads = []
+
+    def read(row):
+        reads.append(row)
+        return str(row).encode()
+
+    monkeypatch.setattr(EncodedImages, "_decode", lambda self, row: np.zeros((4, 4, 1)))
+    images = EncodedImages(read, 100, channels=1, image_size=4, origin="t")
+    monkeypatch.setattr(hashing, "MOST_HASHED_IMAGES", 10)
+    labels = np.ones((100, 1))
+    first = data.ArraySource(images, labels).fingerprint
+    assert reads == np.linspace(0, 99, 10).astype(int).tolist()
+    assert data.ArraySource(Rows(images, np.arange(100)), labels).fingerprint == first
+    assert data.ArraySource(Rows(images, np.arange(100)[::-1]), labels).fingerprint != first
 
 
 def test_hashing_is_quick():

@@ -196,6 +196,13 @@ def test_tables(data_dir):
     assert load_set("sdjax_table", data_dir, input_key="vector").input_shape == (5,)
 
 
+def test_many_labels_are_lists(data_dir):
+    loaded = load_set("sdjax_tags", data_dir)
+    assert loaded.test.labels.num_classes == loaded.num_classes == 3000
+    expected = [[-1, -1], [2998, -1], [2, 2997], [-1, -1], [2995, -1], [5, 2994]]
+    np.testing.assert_array_equal(loaded.test.labels.indices, expected)
+
+
 @pytest.mark.parametrize(
     ("fields", "error"),
     [

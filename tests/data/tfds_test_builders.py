@@ -153,3 +153,15 @@ class SdjaxManual(SdjaxNan):
 
     def _split_generators(self, dl_manager):
         return {"train": self._generate_examples(len(str(dl_manager.manual_dir)))}
+
+
+class SdjaxTags(Small):
+    """A vector and tags out of many."""
+
+    FEATURES = {  # noqa: RUF012
+        "features": F.Tensor(shape=(2,), dtype=np.float32),
+        "labels": F.Sequence(F.ClassLabel(num_classes=3000)),
+    }
+
+    def example(self, k):
+        return {"features": np.array([k, 1], np.float32), "labels": [2999 - k, k][: k % 3]}

@@ -1,74 +1,120 @@
 """Arrays by name: .npz and HDF5."""
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from sdjax.data.examples import Examples, check_binary, check_finite, listing
+from sdjax.data.examples import Examples, check_binary, check_finite, check_indices, listing
 from sdjax.data.images import resize
+from sdjax.data.readers import mapped
 from sdjax.data.readers.options import INPUT_KEYS, LABEL_KEYS, ReadOptions, find_key, readable
+from sdjax.data.rows import Computed, RowArray
 from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
+
+Arrays = Mapping[str, Callable[[], Any]]  # by name, read when they are called
 
 
 def read_npz(path: str, options: ReadOptions) -> Examples:
-    """Reads the arrays that `np.savez` wrote."""
+    """Reads the arrays that `np.savez` wrote; large ones stay in the file, see `mapped`."""
     with open(path, "rb") as file:
         with readable(path, ".npz"):
             arrays = np.load(file, allow_pickle=False)
         if isinstance(arrays, np.ndarray):
             raise InputError(f"{path}: a single array, no .npz file; write it with np.savez.")
         with arrays:
-            return _from_arrays(path, arrays, options)
+            with readable(path, ".npz"):
+                large = mapped.npz_members(path)
+
+            def read(name: str) -> np.ndarray:
+                return large[name] if name in large else arrays[name]
+
+            return _from_arrays(
+                path, {name: functools.partial(read, name) for name in arrays}, options
+            )
 
 
 def read_hdf5(path: str, options: ReadOptions) -> Examples:
-    """Reads the data sets of an HDF5 file; those in groups are named `group/name`."""
+    """Reads the data sets of an HDF5 file; those in groups are named `group/name`.
+
+    Large ones that are contiguous stay in the file, see `mapped`.
+    """
     import h5py
 
     with readable(path, "HDF5"):
         file = h5py.File(path, "r")
     with file:
-        found = {}
-        file.visititems(lambda name, node: found.update({name: node}) if _is_array(node) else None)
+        found: dict[str, Callable[[], Any]] = {}
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                found[name] = functools.partial(mapped.hdf5_dataset, path, node)
+
+        file.visititems(visit)
         return _from_arrays(path, found, options)
 
 
-def _is_array(node: object) -> bool:
-    import h5py
-
-    return isinstance(node, h5py.Dataset)
-
-
-def _from_arrays(path: str, arrays: Mapping, options: ReadOptions) -> Examples:
-    keys = list(arrays)
-    inputs = _get(path, arrays, "data.input_key", options.input_key, INPUT_KEYS, keys)
-    inputs, labels = as_inputs(path, inputs, options.image_size), None
+def _from_arrays(path: str, arrays: Arrays, options: ReadOptions) -> Examples:
+    array = _get(path, arrays, "data.input_key", options.input_key, INPUT_KEYS)
+    inputs, labels = as_inputs(path, array, options.image_size), None
     label_names: tuple[str, ...] = ()
     feature_names = _names(path, arrays, "feature_names", inputs.shape[-1])
     check_finite(path, inputs, feature_names)
     if options.labelled:
-        labels = _get(path, arrays, "data.label_key", options.label_key, LABEL_KEYS, keys)
-        if labels.ndim != 2 or len(labels) != len(inputs) or not labels.shape[1]:
-            raise InputError(
-                f"{path}: labels must be multi-hot [{len(inputs)}, C] beside inputs "
-                f"{inputs.shape}, got {labels.shape}."
-            )
-        label_names = _names(path, arrays, "label_names", labels.shape[1])
-        label_names = label_names or tuple(f"label_{k}" for k in range(labels.shape[1]))
-        labels = check_binary(path, labels, label_names)
+        labels, label_names = _labels(path, arrays, inputs.shape, options)
     inputs, feature_names = _align(path, inputs, feature_names, options)
     return Examples(
         origin=path,
         inputs=inputs,
         labels=labels,
         label_names=label_names,
-        feature_names=feature_names if inputs.ndim == 2 else (),
+        feature_names=feature_names if len(inputs.shape) == 2 else (),
         ids=_names(path, arrays, "id", len(inputs)) or None,
     )
 
 
-def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> np.ndarray:
+def _labels(
+    path: str, arrays: Arrays, shape: tuple[int, ...], options: ReadOptions
+) -> tuple[LabelSets, tuple[str, ...]]:
+    """The labels beside inputs of `shape`, and their names.
+
+    They are multi-hot [N, C]. They are lists of label indices [N, L] instead, padded with -1, where
+    the file has a number `num_classes`, or `label_names` of another number than there are columns.
+    """
+    labels = _get(path, arrays, "data.label_key", options.label_key, LABEL_KEYS)
+    if labels.ndim != 2 or len(labels) != shape[0] or not labels.shape[1]:
+        raise InputError(
+            f"{path}: labels must be multi-hot [{shape[0]}, C], or label indices [{shape[0]}, L], "
+            f"beside inputs {shape}, got {labels.shape}."
+        )
+    names = _names(path, arrays, "label_names")
+    num_classes = len(names) or labels.shape[1]
+    if "num_classes" in arrays:
+        num_classes = _number(path, arrays, "num_classes")
+    elif num_classes == labels.shape[1]:
+        names = names or _numbered(num_classes)
+        return check_binary(path, labels, names), names
+    if names and len(names) != num_classes:
+        raise InputError(f"{path}: {len(names)} label_names, and num_classes is {num_classes}.")
+    try:
+        return check_indices(path, labels, num_classes), names or _numbered(num_classes)
+    except InputError as error:
+        why = "there is num_classes" if "num_classes" in arrays else f"{len(names)} label_names"
+        raise InputError(
+            f"{error} (labels {labels.shape} are label indices, not multi-hot, as {why}.)"
+        ) from error
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    return tuple(f"label_{k}" for k in range(count))
+
+
+def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> RowArray:
     """`inputs` as float32 [N, F], or uint8 or float32 [N, H, W, channels].
+
+    What is memory-mapped is converted when it is asked for.
 
     Raises:
       ValueError: if the shape or the dtype is of neither.
@@ -76,7 +122,7 @@ def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> np.ndarray:
     if inputs.dtype.kind not in "buif":
         raise InputError(f"{path}: inputs must be numbers, got {inputs.dtype}.")
     if inputs.ndim == 2 and inputs.shape[1]:
-        return inputs.astype(np.float32)
+        return _converted(inputs, _as_float32, inputs.shape[1:], np.float32)
     if inputs.ndim not in (3, 4) or 0 in inputs.shape[1:]:
         raise InputError(
             f"{path}: inputs must be vectors [N, F], or images [N, H, W] or [N, H, W, channels], "
@@ -90,40 +136,74 @@ def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> np.ndarray:
             f"{path}: images must have their channels last, [N, H, W, channels], got "
             f"{inputs.shape}."
         )
-    images = images if images.dtype == np.uint8 else images.astype(np.float32)
-    return resize(images, image_size) if image_size else images
+    side = (image_size, image_size) if image_size else images.shape[1:3]
+
+    def convert(rows: np.ndarray) -> np.ndarray:
+        rows = rows if rows.dtype == np.uint8 else _as_float32(rows)
+        return resize(rows, image_size) if image_size else rows
+
+    dtype = np.uint8 if images.dtype == np.uint8 else np.float32
+    return _converted(images, convert, (*side, images.shape[3]), dtype)
 
 
-def _get(
-    path: str, arrays: Mapping, option: str, key: str, known: tuple[str, ...], keys: list[str]
-) -> np.ndarray:
+def _as_float32(x: np.ndarray) -> np.ndarray:
+    return x.astype(np.float32, copy=False)
+
+
+def _converted(
+    array: np.ndarray,
+    convert: Callable[[np.ndarray], np.ndarray],
+    shape: tuple[int, ...],
+    dtype: Any,
+) -> RowArray:
+    """`convert(array)`: at once, or row by row where `array` is memory-mapped."""
+    if not isinstance(array, np.memmap):
+        return convert(array)
+    if array.dtype == dtype and array.shape[1:] == shape:
+        return array
+    return Computed(array, convert, shape, dtype)
+
+
+def _get(path: str, arrays: Arrays, option: str, key: str, known: tuple[str, ...]) -> np.ndarray:
+    keys = list(arrays)
     found = find_key(path, option, key, known, keys)
     if found is None:
         raise InputError(
             f"{path}: no array is called {' or '.join(known)}; set {option}. "
             f"Arrays: {listing(keys)}."
         )
-    with readable(path, f"array {found!r}"):
-        return np.asarray(arrays[found])
+    return _read(path, arrays, found)
 
 
-def _names(path: str, arrays: Mapping, key: str, count: int) -> tuple[str, ...]:
-    """The strings of array `key`, or nothing where there is none."""
+def _read(path: str, arrays: Arrays, key: str) -> np.ndarray:
+    with readable(path, f"array {key!r}"):
+        return np.asanyarray(arrays[key]())
+
+
+def _names(path: str, arrays: Arrays, key: str, count: int | None = None) -> tuple[str, ...]:
+    """The strings of array `key`, `count` of them where it is given; nothing without the array."""
     if key not in arrays:
         return ()
-    with readable(path, f"array {key!r}"):
-        values = np.asarray(arrays[key])
-    if values.shape != (count,):
-        raise InputError(f"{path}: {key} must be [{count}], got shape {values.shape}.")
+    values = _read(path, arrays, key)
+    if values.ndim != 1 or count not in (None, len(values)):
+        expected = "N" if count is None else count
+        raise InputError(f"{path}: {key} must be [{expected}], got shape {values.shape}.")
     return tuple(x.decode() if isinstance(x, bytes) else str(x) for x in values.tolist())
 
 
+def _number(path: str, arrays: Arrays, key: str) -> int:
+    value = _read(path, arrays, key)
+    if value.shape or value.dtype.kind not in "iu" or value < 1:
+        raise InputError(f"{path}: {key} must be one integer above 0, got {value!r}.")
+    return int(value)
+
+
 def _align(
-    path: str, inputs: np.ndarray, names: tuple[str, ...], options: ReadOptions
-) -> tuple[np.ndarray, tuple[str, ...]]:
+    path: str, inputs: RowArray, names: tuple[str, ...], options: ReadOptions
+) -> tuple[RowArray, tuple[str, ...]]:
     """Features in the order of training, where both have names."""
     expected = options.feature_names
-    if inputs.ndim != 2 or not names or not expected or names == expected:
+    if len(inputs.shape) != 2 or not names or not expected or names == expected:
         return inputs, names
     if len(set(names)) < len(names) or set(names) != set(expected):
         absent = [name for name in expected if name not in names]
@@ -133,4 +213,7 @@ def _align(
             f"only here: {listing(new)}."
         )
     places = {name: place for place, name in enumerate(names)}
-    return inputs[:, [places[name] for name in expected]], expected
+    order = [places[name] for name in expected]
+    if isinstance(inputs, np.memmap | Computed):
+        return Computed(inputs, lambda x: x[:, order], (len(order),), inputs.dtype), expected
+    return inputs[:, order], expected

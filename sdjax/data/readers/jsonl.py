@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.data.examples import Examples, check_binary, check_finite, listing
+from sdjax.data.examples import Examples, check_binary, check_finite, from_lists, listing
 from sdjax.data.images import EncodedImages
 from sdjax.data.readers import image_files, tables
 from sdjax.data.readers.arrays import as_inputs
@@ -18,7 +18,9 @@ from sdjax.data.readers.options import (
     readable,
     split_names,
 )
+from sdjax.data.rows import RowArray
 from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
 
 Rows = list[dict[str, Any]]
 
@@ -28,7 +30,8 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
 
     The input is a list of numbers, an object of numbers by feature name, or the path of an
     image (seen from the file's folder). The labels are a list of label names, an object of 0/1
-    by label name, or a multi-hot list of 0/1. Where no field is called like an input, every
+    by label name, or a multi-hot list of 0/1; more than 1,024 labels that are given as lists of
+    names are kept as lists of indices. Where no field is called like an input, every
     field is a column as in a CSV file, and `options.labels` names the label columns.
     """
     import pandas as pd
@@ -84,9 +87,7 @@ def _column(path: str, rows: Rows, key: str) -> list[Any]:
     return [row[key] for row in rows]
 
 
-def _inputs(
-    path: str, column: list[Any], options: ReadOptions
-) -> tuple[np.ndarray | EncodedImages, tuple[str, ...]]:
+def _inputs(path: str, column: list[Any], options: ReadOptions) -> tuple[RowArray, tuple[str, ...]]:
     if isinstance(column[0], str):
         folder = os.path.dirname(path)
         paths = [os.path.join(folder, name) for name in column]
@@ -109,8 +110,8 @@ def _inputs(
 
 def _labels(
     path: str, column: list[Any], options: ReadOptions
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Multi-hot labels [N, C] and their names; names not known from training are sorted."""
+) -> tuple[LabelSets, tuple[str, ...]]:
+    """Label sets and their names; names not known from training are sorted."""
     first = next((value for value in column if value), column[0])
     if isinstance(first, dict):
         names = options.label_names or tuple(first)
@@ -142,10 +143,7 @@ def _labels(
             f"{path}: labels that are not among the {len(names)} known ones: {listing(unknown)}. "
             "Name all labels in data.labels."
         )
-    labels = np.zeros((len(column), len(names)), np.uint8)
-    for row, value in enumerate(column):
-        labels[row, [places[name] for name in value]] = 1
-    return labels, names
+    return from_lists([[places[name] for name in value] for value in column], len(names)), names
 
 
 def _array(path: str, column: list[Any], what: str) -> np.ndarray:

@@ -78,7 +78,7 @@ class LossConfig:
     form: str = "out"
     normalizer: str = ""  # "" is the loss's own
     threshold: float = 0.5  # jaccard only: the least overlap of a positive
-    implementation: str = "auto"  # or "dense", "tiled", "ring", "pallas"
+    implementation: str = "auto"  # or "dense", "tiled", "ring"
 
 
 @dataclass

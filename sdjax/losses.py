@@ -93,12 +93,10 @@ def contrastive_loss(
         each pair of a batch with itself once: less time and far less memory for large batches.
         "ring" is "tiled" for a sharded batch, whose candidates travel around the (first) axis
         instead of being gathered on each device. "auto" takes "dense" up to 512 × 512 pairs on a
-        device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. "pallas"
-        is "tiled" by kernels for TPU v5 and later, in 32 bits, which "auto" never takes: they
-        were run by an interpreter only. Only "dense" has second derivatives and forward-mode
-        differentiation. Under plain jit with a batch that is sharded over devices use
-        `sdjax.sharded.contrastive_loss` instead: the tiled core cannot see the sharding, and
-        would exchange rows in every tile.
+        device, and beyond it "tiled", or "ring" where 256 MiB or more would be gathered. Only
+        "dense" has second derivatives and forward-mode differentiation. Under plain jit with a
+        batch that is sharded over devices use `sdjax.sharded.contrastive_loss` instead: the tiled
+        core cannot see the sharding, and would exchange rows in every tile.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -181,7 +179,7 @@ def sd_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.sd_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -238,7 +236,7 @@ def mulsupcon_loss(
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
       normalizer: "batch_labels" divides by Σ_i|S_i| as above; "labels" divides each anchor by
         |S_i|, then takes the mean over the anchors that have a positive.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.mulsupcon_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -280,7 +278,7 @@ def any_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.any_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -319,7 +317,7 @@ def all_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.all_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -362,7 +360,7 @@ def jaccard_loss(
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
       threshold: least Jaccard overlap of a positive, scalar in (0, 1].
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.jaccard_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -410,7 +408,7 @@ def soft_jaccard_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.soft_jaccard_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -452,7 +450,7 @@ def similarity_only_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.similarity_only_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -491,7 +489,7 @@ def dissimilarity_only_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.dissimilarity_only_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -530,7 +528,7 @@ def symmetric_loss(
       labels: multi-hot [B, C], or `LabelIndices`.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_labels: their label sets, multi-hot [R, C], or `LabelIndices`.
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.symmetric_loss` instead.
       All other options: see `contrastive_loss`.
 
@@ -569,7 +567,7 @@ def supcon_loss(
       class_ids: int [B], at least 0; -1 marks a row without a class, which has no positives.
       candidates: explicit candidates, float [R, D]; by default the other rows of `z`.
       candidate_class_ids: their classes, int [R].
-      implementation: "auto", "dense", "tiled", "ring" or "pallas". Under plain jit with a batch
+      implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.supcon_loss` instead.
       All other options: see `contrastive_loss`.
 

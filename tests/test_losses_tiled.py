@@ -363,7 +363,7 @@ def test_auto_is_dense_for_few_pairs_and_tiled_for_many():
     few = int(AUTO_DENSE_PAIRS**0.5)
     assert ("while" in jaxpr(few, "auto")) == ("while" in jaxpr(few, "dense")) is False
     assert "while" in jaxpr(few + 1, "auto")
-    assert set(IMPLEMENTATIONS) == {"auto", "dense", "tiled", "ring", "pallas"}
+    assert set(IMPLEMENTATIONS) == {"auto", "dense", "tiled", "ring"}
 
 
 def test_no_rows():

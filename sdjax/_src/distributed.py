@@ -17,6 +17,7 @@ from jax import lax
 
 from sdjax._src import collectives, tiling
 from sdjax._src.collectives import Axes
+from sdjax._src.sweep import sweep, sweep_self
 from sdjax._src.tile import Pass, Rows
 
 Array = jax.Array
@@ -53,7 +54,7 @@ def over_all(
         if route.ring is None:
             return totals
         return _around(step, rows, columns, route, totals, lax.axis_size(route.ring) - 1)
-    total = step.sweeps.sweep_self(step, rows, total)
+    total = sweep_self(step, rows, total)
     total = _meet_half(step, rows, route.gather, total)
     if route.ring is not None:
         size = lax.axis_size(route.ring)
@@ -114,7 +115,7 @@ def _meet(
     block = collectives.all_gather(block, gather)
     totals = total, step.empty(len(block.z)) if for_columns else None
     if half is None or not gather:
-        total, found = step.sweeps.sweep(step, rows, block, totals, half)
+        total, found = sweep(step, rows, block, totals, half)
     else:
         # One by one, since both devices that share the tiles must cut them alike.
         def visit(k: Array, carry: Totals[T]) -> Totals[T]:
@@ -157,7 +158,7 @@ def _meet_one(
     num = len(rows.z)
     first = number * num
     block, before = jax.tree.map(lambda x: tiling.rows(x, first, num), (everyone, found))
-    total, after = step.sweeps.sweep(step, rows, block, (total, before), half)
+    total, after = sweep(step, rows, block, (total, before), half)
     return total, jax.tree.map(lambda x, new: tiling.put(x, first, new), found, after)
 
 

@@ -17,7 +17,7 @@ from sdjax._src.tiled import ring, tiled
 
 Array = jax.Array
 Reduction = Literal["mean", "sum", "none"]
-Implementation = Literal["auto", "dense", "tiled", "ring", "pallas"]
+Implementation = Literal["auto", "dense", "tiled", "ring"]
 Core = Callable[[Problem, Method], Sums]
 
 # Up to this many pairs on a device the dense core is as fast, and compiles sooner.
@@ -26,13 +26,7 @@ AUTO_DENSE_PAIRS = 512 * 512
 AUTO_GATHERED_BYTES = 2**28
 
 
-def _pallas(problem: Problem, method: Method) -> Sums:
-    from sdjax._src.pallas_tpu import pallas  # Not before it is needed: it takes a while.
-
-    return pallas(problem, method)
-
-
-CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring, "pallas": _pallas}
+CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring}
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
 
 

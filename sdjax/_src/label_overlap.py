@@ -234,8 +234,8 @@ def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
     """The label sets of both sides, or of one, in the form that suits them."""
     num_classes = labels_lib.num_classes(sides[0])
     listed = [side for side in sides if isinstance(side, LabelIndices)]
-    if classes := as_classes(*sides):
-        return classes
+    if len(listed) == len(sides) and all(jnp.shape(side.indices)[1] == 1 for side in listed):
+        return _as_classes(*listed)
     if num_classes <= MOST_LABELS_AS_BITS or 0 < len(listed) < len(sides):
         return tuple(_as_bits(side) for side in sides)
     if listed:
@@ -243,12 +243,9 @@ def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
     return tuple(_bits_or_lists(jnp.asarray(labels_lib.canonical(side))) for side in sides)
 
 
-def as_classes(*sides: Labels) -> tuple[Classes, ...]:
-    """Lists of one label as its number; nothing if a side has more."""
-    listed = [side for side in sides if isinstance(side, LabelIndices)]
-    if len(listed) < len(sides) or any(jnp.shape(side.indices)[1] != 1 for side in listed):
-        return ()
-    single = [labels_lib.single_index(side) for side in listed]
+def _as_classes(*sides: LabelIndices) -> tuple[Classes, ...]:
+    """Lists of one label at most as its number, of the same dtype on both sides."""
+    single = [labels_lib.single_index(side) for side in sides]
     dtype = jnp.promote_types(single[0].dtype, single[-1].dtype)
     return tuple(Classes(index.astype(dtype)) for index in single)
 

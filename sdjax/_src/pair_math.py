@@ -75,9 +75,9 @@ class RunningSums(NamedTuple):
     positives: Array
 
     @classmethod
-    def empty(cls, shape: tuple[int, ...], form: Form, dtype: jnp.dtype) -> "RunningSums":
-        zeros = jnp.zeros(shape, dtype)
-        nothing = LogSumExp(jnp.full(shape, -jnp.inf, dtype), zeros)
+    def empty(cls, num: int, form: Form, dtype: jnp.dtype) -> "RunningSums":
+        zeros = jnp.zeros(num, dtype)
+        nothing = LogSumExp(jnp.full(num, -jnp.inf, dtype), zeros)
         return cls(nothing, zeros if form == "out" else nothing, zeros, zeros)
 
     def map(

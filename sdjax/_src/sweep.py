@@ -5,8 +5,8 @@ from typing import TypeVar
 import jax
 import jax.numpy as jnp
 
-from sdjax._src import label_overlap, tiling
-from sdjax._src.tile import Pass, Rows, Sweeps
+from sdjax._src import tiling
+from sdjax._src.tile import Pass, Rows
 
 Array = jax.Array
 T = TypeVar("T")
@@ -93,6 +93,3 @@ def _ascending(i: Array, j: Array, size: int, num: int) -> Array:
     (first, _), (second, _) = tiling.start(i, size, num), tiling.start(j, size, num)
     place = jnp.arange(size, dtype=jnp.int32)
     return (first + place)[:, None] < (second + place)[None, :]
-
-
-XLA = Sweeps(label_overlap.prepare, sweep_self, sweep)

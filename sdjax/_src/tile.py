@@ -12,9 +12,9 @@ candidates j →                     a tile of T × T pairs, T = 512 to 1,024
 └────┴────┴────┴────┘
 """
 
+import abc
 import dataclasses
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import chex
 import jax
@@ -91,39 +91,37 @@ class Rows(NamedTuple):
         )
 
 
-class Sweeps(NamedTuple):
-    """How a device goes over its tiles.
+@dataclasses.dataclass(frozen=True)
+class Pass(abc.ABC, Generic[T]):
+    """What a sweep does with each tile, and how it adds up what it finds: T, a tree of [N, ...].
 
     Attributes:
-      prepare: the label sets of both sides, or of one, in the form that it takes.
-      sweep_self, sweep: see `sweep.sweep_self` and `sweep.sweep`.
+      method: the loss.
+      values: of the labels, [C] each; see `Rows.shares`.
+      bounded: see `pair_math.tile_sums`.
+      mutual: rows and columns are anchors of each other; else only the rows are anchors.
+      example: rows of the block, whose dtype and varying axes totals have.
     """
 
-    prepare: Callable[..., tuple[LabelForm, ...]]
-    sweep_self: Callable[..., Any]
-    sweep: Callable[..., Any]
+    method: Method
+    values: tuple[Array, ...]
+    bounded: bool
+    mutual: bool
+    example: Rows
 
-
-class Pass(Protocol[T]):
-    """What a sweep does with each tile, and how it adds up what it finds: T, a tree of [N, ...]."""
-
-    @property
-    def sweeps(self) -> Sweeps:
-        """How this device goes over its tiles."""
-        ...
-
+    @abc.abstractmethod
     def empty(self, num: int) -> T:
         """The total of `num` rows before any tile."""
-        ...
 
-    def add(self, x: T, y: T, /) -> T:
+    @abc.abstractmethod
+    def add(self, x: T, y: T) -> T:
         """Adds two totals of the same rows."""
-        ...
 
+    @abc.abstractmethod
     def sum_scatter(self, total: T, axes: Axes) -> T:
         """Adds the totals [devices · N] of all devices; each keeps its own [N]."""
-        ...
 
+    @abc.abstractmethod
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[T, T | None]:
@@ -135,28 +133,6 @@ class Pass(Protocol[T]):
           column_labels: their labels `as_columns`.
           where: bool [T, U], the pairs that count; None for all.
         """
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class TilePass:
-    """What both passes know.
-
-    Attributes:
-      method: the loss.
-      values: of the labels, [C] each; see `Rows.shares`.
-      bounded: see `pair_math.tile_sums`.
-      mutual: rows and columns are anchors of each other; else only the rows are anchors.
-      sweeps: how this device goes over its tiles.
-      example: rows of the block, whose dtype and varying axes totals have.
-    """
-
-    method: Method
-    values: tuple[Array, ...]
-    bounded: bool
-    mutual: bool
-    sweeps: Sweeps
-    example: Rows
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -195,14 +171,14 @@ class TilePass:
         return directions
 
 
-class Forward(TilePass):
+class Forward(Pass[RunningSums]):
     """The sums of each anchor, `RunningSums` of [N]."""
 
     def empty(self, num: int) -> RunningSums:
-        empty = RunningSums.empty((num,), self.method.form, self.dtype)
+        empty = RunningSums.empty(num, self.method.form, self.dtype)
         return collectives.varying(empty, self.example)
 
-    def add(self, x: RunningSums, y: RunningSums, /) -> RunningSums:
+    def add(self, x: RunningSums, y: RunningSums) -> RunningSums:
         return x.add(y)
 
     def sum_scatter(self, total: RunningSums, axes: Axes) -> RunningSums:
@@ -218,27 +194,22 @@ class Forward(TilePass):
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[RunningSums, RunningSums | None]:
-        found = self.of_tile(rows.along(0), columns.along(1), column_labels, where)
-        return jax.tree.map(jnp.ravel, found)
-
-    def of_tile(
-        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
-    ) -> tuple[RunningSums, RunningSums | None]:
-        """The same for both `Rows.along`: sums [T, 1] and [1, U]."""
+        rows, columns = rows.along(0), columns.along(1)
         s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
-        of_rows, *of_columns = tile_sums(s, directions, self.method.form, self.bounded)
+        found = tile_sums(s, directions, self.method.form, self.bounded)
+        of_rows, *of_columns = jax.tree.map(jnp.ravel, found)
         return of_rows, of_columns[0] if of_columns else None
 
 
-class Backward(TilePass):
+class Backward(Pass[Array]):
     """The derivatives to z of the rows and of the columns of tiles, [N, D]."""
 
     def empty(self, num: int) -> Array:
         zeros = jnp.zeros((num, self.example.z.shape[1]), self.dtype)
         return collectives.varying(zeros, self.example)
 
-    def add(self, x: Array, y: Array, /) -> Array:
+    def add(self, x: Array, y: Array) -> Array:
         return x + y
 
     def sum_scatter(self, total: Array, axes: Axes) -> Array:
@@ -247,19 +218,14 @@ class Backward(TilePass):
     def visit(
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> tuple[Array, Array]:
-        return self.of_tile(rows.along(0), columns.along(1), column_labels, where)
-
-    def of_tile(
-        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
-    ) -> tuple[Array, Array]:
-        """The same for both `Rows.along`."""
+        rows, columns = rows.along(0), columns.along(1)
         s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
         of_s = similarity_gradient(s, directions, self.method.form, self.bounded)
-        return gradient_to_rows(of_s, rows, columns)
+        return _gradient_to_rows(of_s, rows, columns)
 
 
-def gradient_to_rows(of_s: Array, rows: Rows, columns: Rows) -> tuple[Array, Array]:
+def _gradient_to_rows(of_s: Array, rows: Rows, columns: Rows) -> tuple[Array, Array]:
     """Derivatives to z of the rows [T, D] and of the columns [U, D], from those to s [T, U]."""
     chex.assert_shape(of_s, (len(rows.z), len(columns.z)))
     dtype, z, other_z = of_s.dtype, rows.z, columns.z

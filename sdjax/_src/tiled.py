@@ -13,13 +13,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdjax import labels as labels_lib
-from sdjax._src import collectives, distributed, embeddings, reverse_mode
+from sdjax._src import collectives, distributed, embeddings, label_overlap, reverse_mode
 from sdjax._src.dense import dense
 from sdjax._src.distributed import Route
 from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp, RunningSums
 from sdjax._src.problem import Inputs, Method, Problem, Sums
-from sdjax._src.sweep import XLA
-from sdjax._src.tile import Backward, Forward, Pass, Rows, Sweeps
+from sdjax._src.sweep import sweep, sweep_self
+from sdjax._src.tile import Backward, Forward, Pass, Rows
 
 Array = jax.Array
 T = TypeVar("T")
@@ -31,7 +31,7 @@ def tiled(problem: Problem, method: Method) -> Sums:
     In self-contrast each unordered pair is computed once and serves both of its rows. Candidates
     of other devices are gathered.
     """
-    return over_tiles(problem, method, around_ring=False)
+    return _over_tiles(problem, method, around_ring=False)
 
 
 def ring(problem: Problem, method: Method) -> Sums:
@@ -39,11 +39,10 @@ def ring(problem: Problem, method: Method) -> Sums:
 
     Along further axes they are gathered.
     """
-    return over_tiles(problem, method, around_ring=True)
+    return _over_tiles(problem, method, around_ring=True)
 
 
-def over_tiles(problem: Problem, method: Method, around_ring: bool, sweeps: Sweeps = XLA) -> Sums:
-    """`Sums` from tiles, over which each device goes by `sweeps`."""
+def _over_tiles(problem: Problem, method: Method, around_ring: bool) -> Sums:
     if not len(problem.anchors.z) or not len(problem.contrasted.z):
         return dense(problem, method)
     axes = problem.candidate_axes
@@ -51,7 +50,6 @@ def over_tiles(problem: Problem, method: Method, around_ring: bool, sweeps: Swee
         normalize=problem.normalize,
         bounded=problem.bounded,
         route=Route(axes[0], axes[1:]) if around_ring and axes else Route(None, axes),
-        sweeps=sweeps,
     )
     with reverse_mode.clear_error():
         return _compiled(static, problem, method)
@@ -64,13 +62,11 @@ class Static(NamedTuple):
       normalize: see `Problem`.
       bounded: likewise; None where it is chosen when the program runs.
       route: the way that candidates take between devices.
-      sweeps: how each device goes over its tiles.
     """
 
     normalize: bool
     bounded: bool | None
     route: Route
-    sweeps: Sweeps
 
 
 class Embeddings(NamedTuple):
@@ -101,10 +97,10 @@ def _compiled(static: Static, problem: Problem, method: Method) -> Sums:
         return Rows(nothing, None, labels, size, where, candidate, examples.ids, shares)
 
     if candidates is None:
-        (labels,) = static.sweeps.prepare(anchors.labels)
+        (labels,) = label_overlap.prepare(anchors.labels)
         sides = rows(anchors, labels, problem.contrasted.where, shares), None
     else:
-        labels, others = static.sweeps.prepare(anchors.labels, candidates.labels)
+        labels, others = label_overlap.prepare(anchors.labels, candidates.labels)
         sides = (
             rows(anchors, labels, anchors.where, shares),
             rows(candidates, others, candidates.where, ()),
@@ -152,7 +148,7 @@ def _forward(static: Static, z: Embeddings, constants: Constants) -> tuple[Sums,
         bounded = largest.prod() <= LARGEST_BOUNDED
 
     def run(bounded: bool) -> RunningSums:
-        step = _pass(Forward, static, constants, bounded, anchors)
+        step = Forward(constants.method, constants.values, bounded, candidates is None, anchors)
         total, _ = _over_all(static, step, anchors, candidates, for_candidates=False)
         return total
 
@@ -176,7 +172,7 @@ def _backward(static: Static, saved: tuple, cotangent: Sums) -> tuple[Embeddings
     anchors = anchors._replace(gradient=known)
 
     def run(bounded: bool) -> tuple[Array, Array | None]:
-        step = _pass(Backward, static, constants, bounded, anchors)
+        step = Backward(constants.method, constants.values, bounded, candidates is None, anchors)
         return _over_all(static, step, anchors, candidates, for_candidates=True)
 
     of_anchors, of_candidates = _either(bounded if static.bounded is None else static.bounded, run)
@@ -226,13 +222,6 @@ def _longest(rows: Rows) -> Array:
     return embeddings.longest(rows.z, rows.scale)
 
 
-def _pass(
-    kind: Callable[..., T], static: Static, constants: Constants, bounded: bool, example: Rows
-) -> T:
-    mutual = constants.candidates is None
-    return kind(constants.method, constants.values, bounded, mutual, static.sweeps, example)
-
-
 def _over_all(
     static: Static, step: Pass[T], anchors: Rows, candidates: Rows | None, for_candidates: bool
 ) -> tuple[T, T | None]:
@@ -241,6 +230,6 @@ def _over_all(
         return distributed.over_all(step, anchors, candidates, static.route, for_candidates)
     total = step.empty(len(anchors.z))
     if candidates is None:
-        return static.sweeps.sweep_self(step, anchors, total), None
+        return sweep_self(step, anchors, total), None
     of_candidates = step.empty(len(candidates.z)) if for_candidates else None
-    return static.sweeps.sweep(step, anchors, candidates, (total, of_candidates))
+    return sweep(step, anchors, candidates, (total, of_candidates))

@@ -208,8 +208,7 @@ def _example_spec(preprocess: Preprocess, data: dict[str, Any]) -> ExampleSpec:
     """The spec of the examples of a run, from what its workdir says."""
     num_classes, length = len(preprocess.label_names), data["label_indices"]
     dtype = np.dtype(data["label_dtype"])
+    labels: Any = jax.ShapeDtypeStruct((length or num_classes,), dtype)
     if length:
-        labels: Any = LabelIndices(jax.ShapeDtypeStruct((length,), dtype), num_classes)
-    else:
-        labels = jax.ShapeDtypeStruct((num_classes,), dtype)
+        labels = LabelIndices(labels, num_classes)
     return ExampleSpec.of(jax.ShapeDtypeStruct(preprocess.input_shape, np.float32), labels)

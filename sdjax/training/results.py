@@ -12,6 +12,7 @@ from sdjax import label_sets
 from sdjax import metrics as metrics_lib
 from sdjax.config import Config
 from sdjax.data import Dataset
+from sdjax.label_sets import LabelSets
 from sdjax.training.evaluate import Outputs
 from sdjax.training.logbook import RECORDS, read_records
 
@@ -30,7 +31,7 @@ def test_results(
     counts = label_sets.counts(dataset.train.labels)
     thresholds = metrics_lib.tune_thresholds(validation_labels, validation_scores)
 
-    def evaluate(labels: np.ndarray, scores: np.ndarray, at: float | np.ndarray) -> dict[str, Any]:
+    def evaluate(labels: LabelSets, scores: np.ndarray, at: float | np.ndarray) -> dict[str, Any]:
         return metrics_lib.evaluate(labels, scores, thresholds=at, train_counts=counts)
 
     return {

@@ -42,14 +42,13 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
         params, aux, opt_state, metrics = jax.vmap(member_step, in_axes=(0, 0, 0, 0, None))(
             state.params, state.aux, state.opt_state, keys, batch
         )
-        count = state.step - phase.start
-        weights = Weights(params, aux["variables"])
+        count, decay = state.step - phase.start, phase.config.ema_decay
         state = state._replace(
             step=state.step + 1,
             params=params,
             aux=aux,
             opt_state=opt_state,
-            average=update_average(state.average, weights, phase.config.ema_decay, count),
+            average=update_average(state.average, Weights(params, aux["variables"]), decay, count),
         )
         metrics = {name: values.mean() for name, values in metrics.items()}
         if config.loss.learn_temperature and phase.contrastive:

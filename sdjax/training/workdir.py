@@ -101,12 +101,10 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     labels = dataset.train.labels
     listed = isinstance(labels, LabelIndices)
     array = np.asarray(labels.indices if listed else labels)
+    sources = {name: getattr(dataset, name) for name in SPLITS}
     splits = {
-        name: {
-            "examples": len(getattr(dataset, name)),
-            "checksum": getattr(dataset, "checksums", dict.fromkeys(SPLITS))[name],
-        }
-        for name in SPLITS
+        name: {"examples": len(source), "checksum": source.fingerprint}
+        for name, source in sources.items()
     }
     return {
         **splits,

@@ -68,9 +68,8 @@ class MLP(nnx.Module):
                 for before, after in itertools.pairwise(sizes)
             ]
         )
-        self.norms = None
-        if norm:
-            self.norms = nnx.List([_make_norm(norm, width, dtype, rngs) for _ in range(depth)])
+        norms = [_make_norm(norm, width, dtype, rngs) for _ in range(depth)] if norm else None
+        self.norms = nnx.List(norms) if norms else None
         self.dropout = nnx.Dropout(dropout)
         self.remat = remat
         self.out_features = width

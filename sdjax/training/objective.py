@@ -136,9 +136,8 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
         """What the losses need of each row, neither its activations nor its logits; variables."""
 
         def of_rows(rows: Batch, dropout: Array | None, variables: nnx.State):
-            # NNX refuses parameters of an outer trace inside `remat`: these are copies of them.
-            params = jax.tree.map(lambda x: x, weights.params)
-            model = nnx.merge(graph, params, variables)
+            # NNX refuses to change variables of an outer trace: these are copies of them.
+            model = nnx.merge(graph, *jax.tree.map(lambda x: x, (weights.params, variables)))
             rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
             h = model.encode(rows["x"], rngs=rngs, where=rows["where"])
             if not phase.trains_encoder:
@@ -155,19 +154,18 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
         of_batch = in_microbatches(of_rows, config.microbatches, mesh)
         return of_batch(rows, dropout, weights.variables)
 
-    def contrast(weights: Weights, z: Array, rows: Batch, candidates: Any = None) -> Array:
+    def contrast(weights: Weights, z: Array, rows: Batch, candidates: Any = None) -> Metrics:
+        metrics: Metrics = {}
         temperature: Any = config.loss.temperature
         if config.loss.learn_temperature:
             temperature = nnx.merge(graph, *weights).loss.temperature
+            metrics["temperature"] = temperature
+        given = [z, _labels_of(config.loss, rows["labels"])]
         options = {"temperature": temperature, "where": rows["where"]}
-        labels = _labels_of(config.loss, rows["labels"])
-        if candidates is None:
-            return contrastive_loss(z, labels, **options)
-        others, other_labels, other_where = candidates
-        other_labels = _labels_of(config.loss, other_labels)
-        return contrastive_loss(
-            z, labels, others, other_labels, candidate_where=other_where, **options
-        )
+        if candidates is not None:
+            others, labels, options["candidate_where"] = candidates
+            given += [others, _labels_of(config.loss, labels)]
+        return {"contrastive": contrastive_loss(*given, **options), **metrics}
 
     def objective(
         params: nnx.State, aux: Aux, batch: Batch, key: Array, training: bool
@@ -192,13 +190,14 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
         terms: Metrics = {}
         if queued:
             aux, candidates = _remembered(aux, params, second_view, dropout, training)
-            terms["contrastive"] = contrast(weights, results["z"], anchors, candidates)
+            terms |= contrast(weights, results["z"], anchors, candidates)
         elif phase.contrastive:
-            terms["contrastive"] = contrast(weights, results["z"], anchors)
+            terms |= contrast(weights, results["z"], anchors)
         if phase.supervised:
             terms["bce"] = mean_of_rows(results["bce"], classified["where"])
         scales = {"contrastive": phase.contrastive, "bce": phase.supervised}
-        loss = sum((scales[name] * value for name, value in terms.items()), jnp.zeros(()))
+        parts = (scales[name] * terms[name] for name in scales if name in terms)
+        loss = sum(parts, jnp.zeros(()))
         return loss, (aux, terms)
 
     def _remembered(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,7 +31,7 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
     objective = make_objective(config, phase, graph, mesh)
     gradient = jax.value_and_grad(objective, has_aux=True)
 
-    def member_step(params, aux, opt_state, key, batch):
+    def member_step(params: Any, aux: Any, opt_state: Any, key: Array, batch: Batch) -> Any:
         (loss, (aux, terms)), grads = gradient(params, aux, batch, key, True)
         updates, opt_state = optimizer.update(grads, opt_state, params)
         metrics = {"loss": loss, **terms, "gradient_norm": optax.tree.norm(grads)}
@@ -39,7 +40,7 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         keys = jax.random.split(key, jax.tree.leaves(state.params)[0].shape[0])
-        params, aux, opt_state, metrics = jax.vmap(member_step, in_axes=(0, 0, 0, 0, None))(
+        params, aux, opt_state, metrics = jax.vmap(member_step, (0, 0, 0, 0, None))(
             state.params, state.aux, state.opt_state, keys, batch
         )
         count, decay = state.step - phase.start, phase.config.ema_decay
@@ -51,9 +52,6 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
             average=update_average(state.average, Weights(params, aux["variables"]), decay, count),
         )
         metrics = {name: values.mean() for name, values in metrics.items()}
-        if config.loss.learn_temperature and phase.contrastive:
-            (logarithm,) = jax.tree.leaves(state.params["loss"])
-            metrics["temperature"] = jnp.exp(logarithm).mean()
         state = jax.lax.with_sharding_constraint(state, state_sharding(state, mesh))
         return state, {**metrics, "learning_rate": jnp.asarray(schedule(count))}
 

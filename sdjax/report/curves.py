@@ -27,11 +27,12 @@ class Panel(NamedTuple):
     title: str
 
 
-def learning_curves(history: Sequence[Record]) -> Figure | None:
+def learning_curves(history: Sequence[Record], tested_step: int | None = None) -> Figure | None:
     """Training loss, a panel a phase and component, above the validation metrics.
 
     Args:
       history: records with "step", "phase", "split" and numbers.
+      tested_step: step of the last phase that the test results are of; marked where it is known.
 
     Returns:
       The figure, or None when no record holds a loss or a validation metric.
@@ -50,7 +51,8 @@ def learning_curves(history: Sequence[Record]) -> Figure | None:
         axes = figure.add_subplot(grid[i // columns, i % columns])
         _draw_loss(axes, [r for r in records if r["phase"] == panel.phase], panel)
     if metrics:
-        _draw_validation(figure.add_subplot(grid[loss_rows, :]), records, metrics)
+        tested = None if tested_step is None else tested_step + records[-1]["moved"]
+        _draw_validation(figure.add_subplot(grid[loss_rows, :]), records, metrics, tested)
     return figure
 
 
@@ -58,7 +60,8 @@ def timeline(history: Sequence[Record]) -> list[dict[str, Any]]:
     """The records in order of a step that never starts again.
 
     Records of one phase, split and step are one: a resumed run repeats some, and the later
-    values hold. A phase that counts its steps from the start is moved behind the one before.
+    values hold. A phase that counts its steps from the start is moved behind the one before, by
+    as many steps as its records then hold under "moved".
     Records without a step are left out.
     """
     merged: dict[tuple[str, str, int], dict[str, Any]] = {}
@@ -73,7 +76,7 @@ def timeline(history: Sequence[Record]) -> list[dict[str, Any]]:
     for phase in dict.fromkeys(phase for phase, _, _ in merged):
         part = sorted((r for r in merged.values() if r["phase"] == phase), key=_step)
         offset = end if _step(part[0]) < end else 0
-        result += [{**record, "step": record["step"] + offset} for record in part]
+        result += [{**record, "step": record["step"] + offset, "moved": offset} for record in part]
         end = _step(result[-1])
     return result
 
@@ -134,7 +137,9 @@ def _running_mean(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np
     return steps[middle : middle + len(values) - width + 1], np.convolve(values, window, "valid")
 
 
-def _draw_validation(axes: Axes, records: Sequence[Record], metrics: Sequence[str]) -> None:
+def _draw_validation(
+    axes: Axes, records: Sequence[Record], metrics: Sequence[str], tested: float | None
+) -> None:
     phases = {r["phase"] for r in records if r["split"] == "validation"}
     records = [r for r in records if r["phase"] in phases]
     _mark_phases(axes, records)
@@ -149,12 +154,22 @@ def _draw_validation(axes: Axes, records: Sequence[Record], metrics: Sequence[st
             label = f"best mAP {values[best]:.3f} (step {steps[best]:.0f})"
             star = {"marker": "*", "markersize": 13, "markeredgecolor": "white", "linestyle": ""}
             axes.plot(steps[best], values[best], color=figures.BLUE, label=label, **star)
+    if tested is not None:
+        line = {"color": figures.DARK_GRAY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
+        axes.axvline(tested, label="tested", **line)
     phase = f" ({figures.drawable(phases.pop(), 20)})" if len(phases) == 1 else ""
     figures.panel_title(axes, f"validation{phase}")
     axes.set_xlabel("step", fontsize=9)
     axes.tick_params(labelsize=8)
     axes.margins(y=0.2)
-    axes.legend(fontsize=8, frameon=False, loc="lower right", bbox_to_anchor=(1.0, 0.98), ncols=4)
+    axes.legend(
+        fontsize=8,
+        frameon=False,
+        loc="lower right",
+        bbox_to_anchor=(1.0, 0.98),
+        ncols=5,
+        columnspacing=1.2,
+    )
     figures.tidy(axes, "both")
 
 

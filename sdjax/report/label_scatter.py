@@ -45,8 +45,9 @@ def label_scatter(
         axes.vlines(counts, base, ap, color=figures.LIGHT_GRAY, linewidth=1.2, zorder=1)
     axes.scatter(counts, base, marker="_", s=1.6 * size, color=figures.VERMILION, alpha=alpha,
                  zorder=2, label="base rate in test (AP of a random ranking)")  # fmt: skip
-    axes.scatter(counts, ap, s=size, color=figures.BLUE, edgecolor="white", linewidth=0.5,
-                 alpha=alpha, zorder=3, label="average precision of a label")  # fmt: skip
+    axes.scatter(counts, ap, s=size, color=figures.BLUE, edgecolor="white",
+                 linewidth=0.5 if few else 0.2, alpha=alpha, zorder=3,
+                 label="average precision of a label")  # fmt: skip
     _scale_counts(axes, counts)
     if not few:
         middle, mean_ap, mean_base = _binned_means(counts, ap, base)
@@ -60,7 +61,10 @@ def label_scatter(
     axes.set_ylabel("average precision on test", fontsize=9)
     axes.tick_params(labelsize=8)
     figures.tidy(axes, "both")
-    figure.legend(loc="outside upper left", ncols=2, fontsize=9, frameon=False)
+    legend = figure.legend(loc="outside upper left", ncols=2, fontsize=9, frameon=False)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
     if len(known) <= ANNOTATE_UP_TO:
         _annotate(figure, axes, counts, ap, base, [names[int(c)] for c in known])
     return figure

@@ -38,8 +38,9 @@ def summary(
     config: Mapping[str, Any],
     train_labels: LabelSets,
     test_labels: LabelSets,
+    tested: str = "",
 ) -> str:
-    """What ran, on how much data, and which labels the numbers leave out."""
+    """What ran, on how much data, which labels the numbers leave out, and the step `tested`."""
     train_counts, test_counts = label_sets.counts(train_labels), label_sets.counts(test_labels)
     num_train, num_test = label_sets.num_rows(train_labels), label_sets.num_rows(test_labels)
     num_labels = len(test_counts)
@@ -56,12 +57,21 @@ def summary(
     recipe = [f"{key} `{config[key]}`" for key in ("recipe", "seed", "batch_size") if key in config]
     if recipe:
         lines.insert(0, f"- **Run**: {', '.join(recipe)}.".replace("batch_size", "batch size"))
+    if tested:
+        lines.insert(0, f"- **Tested**: {tested}.")
     test = results.get("test", {})
     if _is_number(test.get("mAP")) and _is_number(test.get("micro_f1")):
         lines.insert(
             0, f"- **Test**: mAP **{test['mAP']:.4f}**, micro-F1 **{test['micro_f1']:.4f}**."
         )
     return "\n".join(lines)
+
+
+def tested(step: int | None, by: str) -> str:
+    """Which step was tested, and why that one: chosen `by` a validation metric, or the last."""
+    if step is None:
+        return ""
+    return f"step {step:,}, the {f'best by validation {plain(by)}' if by else 'last'}"
 
 
 def results_table(results: Mapping[str, Any]) -> str:
@@ -112,13 +122,20 @@ def groups_table(results: Mapping[str, Any]) -> str:
 def label_table(
     names: Sequence[str], train_counts: Sequence[int], each: Mapping[str, Any], examples: int
 ) -> str:
-    """Each label's numbers, most frequent first; the middle of a long list is left out."""
+    """Each label's numbers, most frequent first.
+
+    Of a long list, labels without a test example, which have no numbers, and then the middle are
+    left out.
+    """
     order = sorted(range(len(names)), key=lambda c: (-train_counts[c], c))
     title = f"All {len(names)} labels"
     if len(names) > LABELS_SHOWN:
+        order = [c for c in order if each["positives"][c]]
+        title = f"The {len(order):,} of {len(names):,} labels that have a test example"
+    if len(order) > LABELS_SHOWN:
         half = LABELS_SHOWN // 2
+        title = f"The {half} most frequent and the {half} rarest of {title[0].lower()}{title[1:]}"
         order = order[:half] + order[-half:]
-        title = f"The {half} most frequent and the {half} rarest of {len(names):,} labels"
     rows = [
         [
             plain(names[c]),

@@ -42,6 +42,8 @@ class ReportInputs:
       results: of `metrics.evaluate`, for each of "test", "test_tuned" (with thresholds tuned on
         validation) and "validation", where there is one.
       config: the run's configuration, as `json.dumps` takes it.
+      tested_step: step of the last phase whose parameters "test" and the test arrays are of.
+      tested_by: name of the validation metric that chose that step ("mAP"); "" for the last step.
     """
 
     title: str
@@ -54,6 +56,8 @@ class ReportInputs:
     test_embeddings: ArrayLike
     results: Mapping[str, Any]
     config: Mapping[str, Any]
+    tested_step: int | None = None
+    tested_by: str = ""
 
 
 @dataclass
@@ -86,7 +90,7 @@ def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     table = pairs.pair_table(data.train_labels)
     drawn = {
-        LEARNING: curves.learning_curves(inputs.history),
+        LEARNING: curves.learning_curves(inputs.history, inputs.tested_step),
         SHARES: pairs.relation_shares(table),
         WEIGHTS: pairs.relation_weights(table, inputs.loss, _jaccard_threshold(inputs.config)),
         LABELS: _label_figure(data, inputs.label_names),
@@ -159,7 +163,13 @@ def _check_labels(name: str, labels: ArrayLike | LabelIndices, num_labels: int) 
 def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: set[str]) -> str:
     sections = [
         f"# {markdown.plain(inputs.title)}: {markdown.plain(inputs.loss)}",
-        markdown.summary(inputs.results, inputs.config, data.train_labels, data.test_labels),
+        markdown.summary(
+            inputs.results,
+            inputs.config,
+            data.train_labels,
+            data.test_labels,
+            markdown.tested(inputs.tested_step, inputs.tested_by),
+        ),
         "## Results",
         markdown.results_table(inputs.results),
         markdown.groups_table(inputs.results),
@@ -177,7 +187,7 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         _figure(shown, WEIGHTS, "Weights of the relations", _WEIGHTS_TEXT, ""),
         "## Embeddings",
         _figure(shown, MAP, "Map of the test embeddings", _map_text(data.num_test),
-                _no_map(data)),
+                "" if MAP in shown else _no_map(data)),
         _similarity_section(data),
         "## Configuration",
         markdown.config_block(inputs.config),
@@ -205,9 +215,11 @@ def _no_map(data: _Checked) -> str:
 
 _LEARNING_TEXT = (
     "Above: the training loss of each phase, on its own scale; where a phase adds two losses, "
-    "their sum and each of them. The pale line holds the logged values, the dark one their "
-    "running mean. Below: metrics on the validation split; the star marks the best mAP, and "
-    "phases, where there are several, are named at the top of their stretch."
+    "their sum and each of them. A value is the mean over the steps since the one before; where "
+    "there are many, the pale line holds them and the dark one their running mean. Below: metrics "
+    "on the validation split; the star marks the best mAP, the dashed line, where it is known, the "
+    "step that was tested, and phases, where there are several, are named at the top of their "
+    "stretch."
 )
 _WEIGHTS_TEXT = (
     "What each loss of the family makes of the training pairs, a panel a weight function. Dot and "

@@ -57,6 +57,24 @@ def test_panels_show_the_values():
     assert validation.lines[1].get_label() == "best mAP 0.600 (step 3)"
 
 
+def marked_steps(figure):
+    lines = [line for line in figure.axes[-1].lines if line.get_label() == "tested"]
+    return [list(line.get_xdata()) for line in lines]
+
+
+def test_the_tested_step_is_marked_where_it_is_known():
+    history = [record(s, split="validation", mAP=m) for s, m in [(2, 0.3), (3, 0.6), (4, 0.5)]]
+    assert marked_steps(curves.learning_curves(history, 4)) == [[4, 4]]
+    assert marked_steps(curves.learning_curves(history)) == []
+    curves.learning_curves([record(1, loss=1.0)], 1)  # no validation panel to mark it in
+
+
+def test_the_tested_step_is_one_of_the_last_phase():
+    history = [record(s, "pretrain", loss=1) for s in (10, 20)]
+    history += [record(s, "probe", "validation", mAP=0.5) for s in (10, 20)]
+    assert marked_steps(curves.learning_curves(history, 10)) == [[30, 30]]
+
+
 def test_many_values_are_smoothed_without_moving():
     history = [record(s, loss=float(s)) for s in range(200)]
     raw, smooth = curves.learning_curves(history).axes[0].lines

@@ -4,13 +4,14 @@ import dataclasses
 import json
 import subprocess
 import sys
+import tracemalloc
 
 import matplotlib
 import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from sdjax import metrics
+from sdjax import LabelIndices, metrics
 from sdjax.report import figures, report
 
 FIGURES = {report.LEARNING, report.SHARES, report.WEIGHTS, report.LABELS, report.MAP}
@@ -156,15 +157,81 @@ def test_tables_hold_the_results(tmp_path, undrawn):
 
 
 def test_long_label_tables_are_cut(tmp_path, undrawn):
-    path = report.write_report(tmp_path, make_inputs(labels=130, rate=0.05))
-    lines = path.read_text(encoding="utf-8").splitlines()
-    assert sum(line.startswith("| label ") for line in lines) == 101  # and the header
-    assert any("50 most frequent and the 50 rarest of 130 labels" in line for line in lines)
+    inputs = make_inputs(labels=130, rate=0.05)
+    test = np.array(inputs.test_labels)
+    test[0], test[:, :10] = 1, 0
+    path = report.write_report(tmp_path, dataclasses.replace(inputs, test_labels=test))
+    text = path.read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| label ")]
+    assert len(rows) == 101  # and the header
+    assert not any("–" in row for row in rows)
+    title = "50 most frequent and the 50 rarest of the 120 of 130 labels that have a test example"
+    assert title in text
+    test[:, :100] = 0
+    path = report.write_report(tmp_path, dataclasses.replace(inputs, test_labels=test))
+    assert "The 30 of 130 labels that have a test example" in path.read_text(encoding="utf-8")
+
+
+def test_the_tested_step_is_said(tmp_path, undrawn):
+    def text(**changes):
+        path = report.write_report(tmp_path, make_inputs(**changes))
+        return path.read_text(encoding="utf-8")
+
+    assert "**Tested**: step 1,900, the last." in text(tested_step=1900)
+    by_validation = text(tested_step=15, tested_by="mAP")
+    assert "**Tested**: step 15, the best by validation mAP." in by_validation
+    assert "**Tested**" not in text()
+
+
+def label_lists(examples, labels, size, seed):
+    """Label indices [examples, size], a few of them repeated and so left out."""
+    rng = np.random.default_rng(seed)
+    indices = np.sort(rng.integers(0, labels, (examples, size), np.int32), axis=1)
+    indices[:, 1:][indices[:, 1:] == indices[:, :-1]] = -1
+    indices[::50] = -1
+    return indices
+
+
+def test_label_indices_give_the_report_of_multi_hot_labels(tmp_path):
+    inputs = make_inputs()
+    lists = {
+        name: LabelIndices([np.flatnonzero(row) for row in getattr(inputs, name)], 5)
+        for name in ("train_labels", "test_labels")
+    }
+    first = report.write_report(tmp_path / "a", inputs)
+    second = report.write_report(tmp_path / "b", dataclasses.replace(inputs, **lists))
+    for name in (*FIGURES, "report.md"):
+        assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
+
+
+def test_a_report_of_many_labels_holds_nothing_as_large_as_the_scores(tmp_path, undrawn):
+    labels, rng = 20_000, np.random.default_rng(0)
+    scores = rng.random((500, labels), np.float32)
+    inputs = make_inputs(
+        label_names=[f"label {c}" for c in range(labels)],
+        train_labels=LabelIndices(label_lists(1200, labels, 6, seed=1), labels),
+        test_labels=LabelIndices(label_lists(500, labels, 6, seed=2), labels),
+        test_scores=scores,
+        test_embeddings=rng.normal(size=(500, 32)),
+    )
+    tracemalloc.start()
+    try:
+        path = report.write_report(tmp_path, inputs)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert written_figures(path) == FIGURES
+    assert peak < 2 * scores.nbytes
 
 
 @pytest.mark.parametrize(
     ("changes", "text"),
     [
+        (
+            {"test_labels": LabelIndices([[0]], 4)},
+            r"test_labels must be multi-hot \[N, 5\], or LabelIndices over 5.*\(1, 4\)",
+        ),
+        ({"test_labels": LabelIndices([[5]], 5)}, r"test_labels.indices must lie in \[0, 5\)"),
         ({"label_names": ["a"]}, r"train_labels must be multi-hot \[N, 1\].*\(80, 5\)"),
         ({"test_labels": np.zeros((3, 4))}, r"test_labels must be multi-hot \[N, 5\].*\(3, 4\)"),
         ({"train_labels": np.full((2, 5), 2)}, "train_labels must be 0 or 1"),

@@ -73,7 +73,7 @@ def _shapes(config: Config) -> tuple[tuple[int, ...], int]:
         if len(shape) not in (1, 3):
             raise InputError(f"--input_shape must be F or H,W,CHANNELS, got {shape}.")
         return shape, _NUM_CLASSES.value
-    dataset = data_lib.load(config.data, config.seed)
+    dataset = data_lib.load(config.data)
     return dataset.input_shape, dataset.num_classes
 
 

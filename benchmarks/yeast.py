@@ -21,7 +21,7 @@ from configs import yeast
 from sdjax import metrics
 from sdjax.config import DataConfig
 from sdjax.data import load
-from sdjax.training import Run
+from sdjax.training import make_setup, score, train
 
 NAMES = {"joint": "SD + BCE", "bce": "BCE alone"}
 # One row in a hundred is held out, since a run wants a validation split; nothing is chosen by it.
@@ -57,8 +57,10 @@ def main(argv: list[str]) -> None:
             if rows == "train + validation":
                 config.data = dataclasses.replace(ALL_ROWS, split_seed=seed)
                 config.batch_size = 150
-            run = Run(config, Path(WORKDIR.value) / f"{recipe}_{len(rows)}_{seed}")
-            results.setdefault(name, []).append(run.test(run.train())["test"])
+            workdir = Path(WORKDIR.value) / f"{recipe}_{len(rows)}_{seed}"
+            setup = make_setup(config)
+            figures = score(setup, train(setup, workdir), workdir)
+            results.setdefault(name, []).append(figures["test"])
         results.setdefault("train + validation, extra trees", []).append(extra_trees(seed))
     print("| fitted on, with | " + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
     for name, runs in results.items():

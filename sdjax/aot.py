@@ -42,7 +42,7 @@ def main(argv: list[str]) -> None:
     jax.config.update("jax_platforms", "cpu")  # the compiler alone is wanted of libtpu
     try:
         print_forecasts(flags.FLAGS.config)
-    except (ImportError, OSError, ValueError) as error:
+    except (ImportError, OSError, InputError) as error:
         sys.exit(f"Error: {error}")
 
 
@@ -57,7 +57,7 @@ def print_forecasts(config: Config) -> None:
     for name, (chip, devices) in chips.items():
         for size in batch_sizes:
             wanted = dataclasses.replace(config, batch_size=size)
-            whole = sized(wanted, num_examples, spec.inputs.shape, len(devices))
+            whole = sized(wanted, num_examples, spec.inputs, len(devices))
             for phase in make_phases(whole, steps_per_epoch=100):
                 last = forecast(program_config(whole), spec, phase, chip, devices)
                 print(_row(name, last), flush=True)

@@ -214,28 +214,34 @@ def check(config: Config) -> None:
         )
 
 
-def sized(
-    config: Config, num_examples: int, input_shape: tuple[int, ...], num_devices: int
-) -> Config:
+def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) -> Config:
     """`config` with a network and a batch that suit the data where it names none.
 
     Batches are the power of two nearest below an eighth of the train split, from 32 to 512, and
-    a multiple of devices × microbatches; vectors get an MLP of width 256 (512 from 20,000 examples
-    on), images a ConvNet of width 32.
+    a multiple of devices × microbatches. Vectors get an MLP, images a ConvNet; its width is 32,
+    that of all other encoders 256 (512 from 20,000 examples on).
 
     Args:
       config: checked.
       num_examples: of the train split.
-      input_shape: of an example, (F,) or (H, W, channels).
+      input_spec: of an example, a pytree of `jax.ShapeDtypeStruct`.
       num_devices: that share a batch.
+
+    Raises:
+      InputError: if there is no encoder that is taken for such inputs.
     """
-    vector = len(input_shape) == 1
     encoder = config.model.encoder
     if encoder == "auto":
-        encoder = "mlp" if vector else "convnet"
+        shape = getattr(input_spec, "shape", ())
+        encoder = {1: "mlp", 3: "convnet"}.get(len(shape), "")
+    if not encoder:
+        raise InputError(
+            "model.encoder must be named: 'auto' is for vectors and images, got inputs "
+            f"{input_spec}."
+        )
     width = config.model.width
     if not width:
-        width = 32 if not vector else 256 if num_examples < 20_000 else 512
+        width = 32 if encoder == "convnet" else 256 if num_examples < 20_000 else 512
     batch_size = config.batch_size
     if not batch_size:
         parts = num_devices * config.microbatches

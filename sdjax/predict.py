@@ -10,6 +10,7 @@ from absl import app, flags, logging
 
 from sdjax.checks import one_of
 from sdjax.data import read_inputs
+from sdjax.errors import InputError
 from sdjax.training import load
 
 FLAGS = flags.FLAGS
@@ -22,7 +23,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     try:
         count = predict(Path(FLAGS.workdir), Path(FLAGS.input), Path(FLAGS.output), FLAGS.input_key)
-    except (OSError, ValueError) as error:
+    except (OSError, InputError) as error:
         sys.exit(f"Error: {error}")
     print(f"Wrote {count} rows to {FLAGS.output}")
 
@@ -38,6 +39,11 @@ def predict(workdir: Path, source: Path, output: Path, input_key: str | None = N
     """
     one_of("output format", output.suffix, SUFFIXES)
     model = load(workdir)
+    if model.preprocess is None:
+        raise InputError(
+            f"{workdir}: its run was given a data set, not files; take `sdjax.training.load` and "
+            "`predict_proba` for inputs of that kind."
+        )
     if input_key is None:
         # The keys of a TFDS set are features of that set, and nothing that a file would have.
         input_key = model.config.data.input_key if model.config.data.name == "files" else ""

@@ -1,6 +1,8 @@
 import dataclasses
 import math
 
+import jax
+import numpy as np
 import pytest
 
 from sdjax.config import (
@@ -12,6 +14,8 @@ from sdjax.config import (
     learning_rate_factors,
     sized,
 )
+
+VECTOR = jax.ShapeDtypeStruct((5,), np.float32)
 
 
 def fields(config, prefix=""):
@@ -103,17 +107,19 @@ def test_an_open_batch_fits_devices_and_microbatches(
     num_examples, num_devices, microbatches, batch_size
 ):
     config = Config(batch_size=0, microbatches=microbatches)
-    assert sized(config, num_examples, (5,), num_devices).batch_size == batch_size
+    assert sized(config, num_examples, VECTOR, num_devices).batch_size == batch_size
 
 
 def test_sizes_follow_the_data():
     config = Config()
-    assert sized(config, 100, (5,), 1).model.encoder == "mlp"
-    assert sized(config, 100, (5,), 1).model.width == 256
-    assert sized(config, 20_000, (5,), 1).model.width == 512
-    image = sized(config, 100, (8, 8, 1), 1)
+    assert sized(config, 100, VECTOR, 1).model.encoder == "mlp"
+    assert sized(config, 100, VECTOR, 1).model.width == 256
+    assert sized(config, 20_000, VECTOR, 1).model.width == 512
+    image = sized(config, 100, jax.ShapeDtypeStruct((8, 8, 1), np.float32), 1)
     assert (image.model.encoder, image.model.width, image.batch_size) == ("convnet", 32, 256)
     assert config.model.encoder == "auto"
+    with pytest.raises(ValueError, match=r"model.encoder must be named.*'ids'"):
+        sized(config, 100, {"ids": VECTOR}, 1)
 
 
 def test_configs_survive_json():

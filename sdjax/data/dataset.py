@@ -1,9 +1,6 @@
 """`load`: from a `DataConfig` to the three splits of a data set, ready to be batched."""
 
 import dataclasses
-import functools
-import hashlib
-import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -24,48 +21,31 @@ from sdjax.labels import LabelIndices
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Three splits that share labels and preprocessing."""
+    """Three splits that share labels and preprocessing.
+
+    Attributes:
+      name: for people.
+      train, validation, test: the splits.
+      label_names: of the C labels.
+      preprocess: that the sources apply to raw inputs; None where they hold the model's own.
+    """
 
     name: str
     train: Source
     validation: Source
     test: Source
     label_names: tuple[str, ...]
-    preprocess: Preprocess
+    preprocess: Preprocess | None = None
 
     @property
     def num_classes(self) -> int:
         """Number of labels C."""
         return len(self.label_names)
 
-    @functools.cached_property
-    def fingerprint(self) -> str:
-        """Hex hash of the inputs, labels and label names of all splits, as they were read.
-
-        The same data under another path has the same; a changed, added or moved row another. Of
-        more than 10,000 encoded images a split, a sample of so many is hashed.
-        """
-        splits = [each.fingerprint for each in (self.train, self.validation, self.test)]
-        content = json.dumps([*splits, *self.label_names])
-        return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
     @property
     def input_spec(self) -> Any:
-        """Shape and dtype of one example's inputs, a pytree of `jax.ShapeDtypeStruct`.
-
-        float32 of `input_shape` for vectors and images.
-        """
+        """Shape and dtype of one example's inputs, a pytree of `jax.ShapeDtypeStruct`."""
         return self.train.input_spec
-
-    @property
-    def input_shape(self) -> tuple[int, ...]:
-        """(F,) or (H, W, channels)."""
-        return self.preprocess.input_shape
-
-    @property
-    def modality(self) -> str:
-        """`vector` or `image`."""
-        return self.preprocess.kind
 
 
 def load(config: DataConfig) -> Dataset:

@@ -12,7 +12,6 @@ from jax.sharding import SingleDeviceSharding
 from sdjax.config import Config
 from sdjax.data import Preprocess, steps_per_epoch
 from sdjax.errors import InputError
-from sdjax.labels import LabelIndices
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, Position
 from sdjax.training.evaluate import make_forward
@@ -34,7 +33,8 @@ class Predictor:
 
     Attributes:
       config: of the run.
-      preprocess: turns raw inputs into the model's; knows feature and label names.
+      preprocess: turns raw inputs into the model's, and knows feature names; None where the run was
+        given a data set without.
       label_names: of the C labels.
       phase: that the run was in when it saved the model.
       step: after which it was saved.
@@ -44,32 +44,34 @@ class Predictor:
     def __init__(
         self,
         config: Config,
-        preprocess: Preprocess,
+        preprocess: Preprocess | None,
+        label_names: tuple[str, ...],
         spec: ExampleSpec,
         phase: Phase,
         state: TrainState,
     ):
         self.config = config
         self.preprocess = preprocess
-        self.label_names = preprocess.label_names
+        self.label_names = label_names
         self.phase = phase
         self.step = int(state.step)
         self.weights = state.best
+        self._state = state
         self._forward = make_forward(model_graph(config, spec))
 
-    def embed(self, x: np.ndarray) -> np.ndarray:
+    def embed(self, x: Any) -> np.ndarray:
         """Representations of the encoder, float32 [N, H], of raw inputs x [N, ...]."""
-        return self._run(self.preprocess(x))[1]
+        return self._run(self._preprocessed(x))[1]
 
-    def predict_proba(self, x: np.ndarray) -> np.ndarray:
+    def predict_proba(self, x: Any) -> np.ndarray:
         """Probabilities of the labels, float32 [N, C], of raw inputs x [N, ...].
 
         Raises:
           InputError: if the run stopped before it trained the classifier.
         """
-        return self.run(self.preprocess(x))[0]
+        return self.run(self._preprocessed(x))[0]
 
-    def run(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def run(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities [N, C], representations [N, H]) of preprocessed inputs [N, ...].
 
         Raises:
@@ -83,13 +85,21 @@ class Predictor:
             )
         return self._run(x)
 
-    def _run(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _preprocessed(self, x: Any) -> Any:
+        return x if self.preprocess is None else self.preprocess(x)
+
+    def _run(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+        count = len(jax.tree.leaves(x)[0])
+
+        def padded(rows: np.ndarray) -> np.ndarray:
+            return np.pad(rows, [(0, _BATCH - len(rows))] + [(0, 0)] * (rows.ndim - 1))
+
         parts = []
-        for start in range(0, max(len(x), 1), _BATCH):
-            chunk = x[start : start + _BATCH]
-            padding = [(0, _BATCH - len(chunk))] + [(0, 0)] * (x.ndim - 1)
-            outputs = self._forward(self.weights, np.pad(chunk, padding))
-            parts.append([np.asarray(output)[: len(chunk)] for output in outputs])
+        for start in range(0, max(count, 1), _BATCH):
+            stop = min(start + _BATCH, count)
+            chunk = jax.tree.map(lambda rows, a=start, b=stop: padded(rows[a:b]), x)
+            outputs = self._forward(self.weights, chunk)
+            parts.append([np.asarray(output)[: stop - start] for output in outputs])
         scores, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
         return scores, embeddings
 
@@ -108,17 +118,17 @@ def load(workdir: str | Path) -> Predictor:
       InputError: if another version of sdjax wrote it.
     """
     workdir = Path(workdir)
-    names = (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.PREPROCESS, workdir_lib.CHECKPOINTS)
-    for name in names:
+    for name in (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.CHECKPOINTS):
         if not (workdir / name).exists():
             raise FileNotFoundError(
                 f"{workdir} is not the workdir of a run: it holds no {name}. A run is made by "
                 "`python train.py --workdir=...`."
             )
     config = workdir_lib.read_config(workdir)
-    preprocess = Preprocess.from_json(json.loads((workdir / workdir_lib.PREPROCESS).read_text()))
     data = json.loads((workdir / workdir_lib.DATA).read_text())
-    spec = _example_spec(preprocess, data)
+    spec = workdir_lib.example_spec(data)
+    path = workdir / workdir_lib.PREPROCESS
+    preprocess = Preprocess.from_json(json.loads(path.read_text())) if path.exists() else None
     per_epoch = steps_per_epoch(data["train"]["examples"], config.batch_size, config.drop_remainder)
     phases = make_phases(config, per_epoch)
     one_device = SingleDeviceSharding(jax.devices()[0])
@@ -140,7 +150,7 @@ def load(workdir: str | Path) -> Predictor:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")
     state, position = restored
     phase = phase_of_step(phases, int(position["step"]))
-    return Predictor(config, preprocess, spec, phase, state)
+    return Predictor(config, preprocess, tuple(data["label_names"]), spec, phase, state)
 
 
 def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, ...]) -> Weights:
@@ -202,13 +212,3 @@ def _fitted(name: str, given: nnx.State, wanted: nnx.State, config: Config) -> n
         return np.broadcast_to(array, (members, *array.shape[1:]))
 
     return jax.tree.map(of_members, given)
-
-
-def _example_spec(preprocess: Preprocess, data: dict[str, Any]) -> ExampleSpec:
-    """The spec of the examples of a run, from what its workdir says."""
-    num_classes, length = len(preprocess.label_names), data["label_indices"]
-    dtype = np.dtype(data["label_dtype"])
-    labels: Any = jax.ShapeDtypeStruct((length or num_classes,), dtype)
-    if length:
-        labels = LabelIndices(labels, num_classes)
-    return ExampleSpec.of(jax.ShapeDtypeStruct(preprocess.input_shape, np.float32), labels)

@@ -98,7 +98,7 @@ def opened(setup: Setup, workdir: Path) -> Iterator[Checkpoints]:
             state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
             kept = setup.config.keep_checkpoints + bool(setup.config.select_by)
             workdir_lib.check_free_space(workdir, (kept + 1) * state_bytes + 2**25)
-            preprocess = setup.dataset.preprocess.to_json()
+            preprocess = setup.dataset.preprocess
             workdir_lib.open_workdir(workdir, setup.config, description, preprocess)
     if jax.process_count() > 1:
         workdir_lib.check_shared(workdir)
@@ -169,7 +169,8 @@ class _Running:
                 continue
             # Before anything is saved: a broken state must not replace a sound one.
             means = finite_means(pending, step, phase)
-            rate = len(pending) * config.batch_size / max(time.monotonic() - started, 1e-9)
+            seconds = max(time.monotonic() - started, 1e-9)
+            rate = len(pending) * setup.examples_per_step / seconds
             where = {"step": step, "epoch": done / setup.steps_per_epoch, "phase": phase.name}
             self.logbook.write({**where, "split": "train", **means, "examples_per_second": rate})
             self.logbook.update(phase.name, done, phase.num_steps, means["loss"], rate)

@@ -59,9 +59,20 @@ class Setup:
         return _steps_per_epoch(self.config, self.dataset)
 
     @property
+    def examples_per_step(self) -> float:
+        """Mean number of examples of a step, padding left out."""
+        if self.config.drop_remainder:
+            return self.config.batch_size
+        return len(self.dataset.train) / self.steps_per_epoch
+
+    @property
     def program(self) -> Config:
         """The config as far as compiled programs depend on it; the same for any seed."""
         return program_config(self.config)
+
+    def with_seed(self, seed: int) -> "Setup":
+        """The same run with another seed: its data and its compiled programs are shared."""
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, seed=seed))
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
@@ -119,7 +130,7 @@ def make_setup(
     dataset = dataset or _load_data(config)
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train
-    config = config_lib.sized(config, len(train), dataset.input_shape, mesh.size)
+    config = config_lib.sized(config, len(train), dataset.input_spec, mesh.size)
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
     check_equal({**config_lib.flat(config), **sizes, "labels": dataset.num_classes})
     check_batch_size(config.batch_size, len(train), config.microbatches, mesh)

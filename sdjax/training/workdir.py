@@ -14,10 +14,11 @@ import jax
 import numpy as np
 
 from sdjax.config import Config, flat, from_dict
-from sdjax.data import Dataset
+from sdjax.data import Dataset, Preprocess
 from sdjax.errors import InputError
 from sdjax.labels import LabelIndices
 from sdjax.training.processes import gather_texts, is_main, together
+from sdjax.training.state import ExampleSpec
 
 CONFIG, PREPROCESS, DATA, RESULTS = "config.json", "preprocess.json", "data.json", "results.json"
 CHECKPOINTS, REPORT, PROFILE = "checkpoints", "report", "profile"
@@ -88,7 +89,7 @@ def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
             )
     if (workdir / DATA).exists():
         saved = json.loads((workdir / DATA).read_text())
-        changed = [split for split in SPLITS if saved[split] != data[split]]
+        changed = [split for split in (*SPLITS, "label_names") if saved[split] != data[split]]
         if changed:
             raise InputError(
                 f"workdir {workdir} holds a run on other data: changed since then: "
@@ -97,7 +98,7 @@ def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:
-    """The content of `data.json`: size and checksum of each split, and the form of labels."""
+    """The content of `data.json`: the splits by their checksums, and what an example is."""
     labels = dataset.train.labels
     listed = isinstance(labels, LabelIndices)
     array = np.asarray(labels.indices if listed else labels)
@@ -108,18 +109,35 @@ def describe_data(dataset: Dataset) -> dict[str, Any]:
     }
     return {
         **splits,
+        "label_names": list(dataset.label_names),
         "label_indices": array.shape[1] if listed else 0,
         "label_dtype": str(array.dtype),
+        "inputs": jax.tree.map(
+            lambda x: {"shape": list(x.shape), "dtype": str(x.dtype)}, dataset.input_spec
+        ),
     }
 
 
+def example_spec(data: dict[str, Any]) -> ExampleSpec:
+    """The spec of an example, of the content of `data.json`."""
+
+    def array(value: dict[str, Any]) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(tuple(value["shape"]), np.dtype(value["dtype"]))
+
+    inputs = jax.tree.map(array, data["inputs"], is_leaf=lambda x: "shape" in x)
+    num_classes, length = len(data["label_names"]), data["label_indices"]
+    labels: Any = jax.ShapeDtypeStruct((length or num_classes,), np.dtype(data["label_dtype"]))
+    return ExampleSpec.of(inputs, LabelIndices(labels, num_classes) if length else labels)
+
+
 def open_workdir(
-    workdir: Path, config: Config, data: dict[str, Any], preprocess: dict[str, Any]
+    workdir: Path, config: Config, data: dict[str, Any], preprocess: Preprocess | None
 ) -> None:
     """Makes `workdir`, which was checked, the home of a run."""
     write_json(workdir / CONFIG, dataclasses.asdict(config))
     write_json(workdir / DATA, data)
-    write_json(workdir / PREPROCESS, preprocess)
+    if preprocess is not None:
+        write_json(workdir / PREPROCESS, preprocess.to_json())
 
 
 def with_saved_batch_size(config: Config, workdir: Path) -> Config:

@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from pods import free_port
-from sdjax.training.phases import make_phases
 
 from sdjax import LabelIndices
 from sdjax.config import Config, MeshConfig
@@ -32,16 +31,20 @@ from sdjax.training.checkpoint import (
 from sdjax.training.fingerprint import fingerprint
 from sdjax.training.manifest import signed
 from sdjax.training.mesh import make_mesh
-from sdjax.training.state import init_state
+from sdjax.training.recipes import make_phases
+from sdjax.training.state import ExampleSpec, init_state
 
 CONFIG = Config(recipe="joint")
 CONFIG.model.encoder, CONFIG.model.width, CONFIG.model.projection_dim = "mlp", 8, 4
 CONFIG.supervise.ema_decay = 0.9
 (PHASE,) = make_phases(CONFIG, 10)
+SPEC = ExampleSpec.of(
+    jax.ShapeDtypeStruct((5,), jnp.float32), jax.ShapeDtypeStruct((3,), jnp.uint8)
+)
 
 
 def state_at(step):
-    state = init_state(CONFIG, (5,), 3, PHASE)
+    state = init_state(CONFIG, SPEC, PHASE, jax.random.key(0))
     return state._replace(
         step=state.step + step, params=jax.tree.map(lambda x: x + step, state.params)
     )
@@ -52,7 +55,7 @@ def one_device():
 
 
 def abstract(position, config=CONFIG, mesh=None):
-    return state_lib.abstract(lambda: init_state(config, (5,), 3, PHASE), mesh or one_device())
+    return state_lib.abstract(config, SPEC, PHASE, mesh or one_device())
 
 
 def saved(folder, steps, keep=3):
@@ -395,7 +398,7 @@ def test_restores_on_any_number_of_devices(tmp_path, devices, fsdp):
     config.model.width = 64
 
     def make():
-        return init_state(config, (5,), 3, PHASE)
+        return init_state(config, SPEC, PHASE, jax.random.key(0))
 
     state = state_lib.place(make, make_mesh(MeshConfig(fsdp=4)))
     sums = fingerprint(state)
@@ -422,7 +425,7 @@ def test_a_checkpoint_of_another_model_says_what_differs(tmp_path):
     with pytest.raises(
         ForeignCheckpointError, match=r"average.*float32 \[1, 3\] there, absent here"
     ):
-        restore(folder, lambda p: jax.eval_shape(lambda: init_state(CONFIG, (5,), 3, averaged)))
+        restore(folder, lambda p: state_lib.abstract(CONFIG, SPEC, averaged, one_device()))
     assert restore(folder)[1]["step"] == 3
 
 
@@ -438,7 +441,7 @@ try:
         checkpoints.save(step, state_at(step), {"step": step})
     checkpoints.wait()
     key = jax.random.key(0)
-    big = state_at(3)._replace(variables={"big": jax.random.normal(key, (grow, 2**18))})
+    big = state_at(3)._replace(aux={"big": jax.random.normal(key, (grow, 2**18))})
     checkpoints.save(3, big, {"step": 3})
     checkpoints.wait()
 except OSError as error:
@@ -483,6 +486,7 @@ from sdjax.config import MeshConfig
 from sdjax.training.checkpoint import Checkpoints
 from sdjax.training.errors import reported_errors
 from sdjax.training.mesh import make_mesh
+from sdjax.training.recipes import make_phases
 import jax
 
 sharding = NamedSharding(make_mesh(MeshConfig(fsdp=2)), P(None, "fsdp"))
@@ -725,6 +729,7 @@ from jax.sharding import NamedSharding, PartitionSpec as P
 from sdjax.config import MeshConfig
 from sdjax.training import checkpoint
 from sdjax.training.mesh import make_mesh
+from sdjax.training.recipes import make_phases
 from sdjax.training.processes import gather_texts
 import jax
 

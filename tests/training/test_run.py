@@ -1,3 +1,4 @@
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -10,6 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sdjax.config import Config
+from sdjax.data import ArraySource, Dataset
 from sdjax.models import ENCODERS, register_encoder
 from sdjax.training import (
     Interrupted,
@@ -22,6 +25,7 @@ from sdjax.training import (
 )
 from sdjax.training import run as run_module
 from sdjax.training.logbook import Records, read_records
+from sdjax.training.step import make_train_step
 
 
 def final_params(workdir):
@@ -278,6 +282,189 @@ def test_data_that_changed_under_a_run(toy_config, toy_files, tmp_path):
     toy_config.data.train = str(changed)
     with pytest.raises(ValueError, match=r"a run on other data: changed since then: train\."):
         train_all(toy_config, tmp_path / "run")
+
+
+def test_the_same_data_under_another_path_and_another_validation_interval(
+    toy_config, toy_files, tmp_path
+):
+    """What a run computes is the same: it resumes."""
+    train_all(toy_config, tmp_path / "run")
+    for split in ("train", "validation", "test"):
+        path = tmp_path / f"copy_of_{split}.npz"
+        path.write_bytes((toy_files / f"{split}.npz").read_bytes())
+        setattr(toy_config.data, split, str(path))
+    toy_config.evaluate_every = 2
+    assert int(train_all(toy_config, tmp_path / "run").step) == 10
+    toy_config.data.split_seed = 1
+    with pytest.raises(ValueError, match=r"another config .data.split_seed: there 0, here 1."):
+        train_all(toy_config, tmp_path / "run")
+
+
+def test_the_config_of_another_version(toy_config, tmp_path):
+    claim(toy_config, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(path.read_text().replace('"width"', '"breadth"'))
+    text = r"was written by another version of sdjax.*Unknown config field 'breadth'"
+    with pytest.raises(ValueError, match=text):
+        claim(toy_config, tmp_path)
+
+
+def test_the_best_checkpoint_is_kept_and_tested(toy_config, tmp_path, monkeypatch):
+    figures = iter([0.2, 0.7, 0.4, 0.6])
+    make_validate = run_module.make_validate
+
+    def validate_as_told(*args):
+        validate = make_validate(*args)
+        return lambda state: {**validate(state), "mAP": next(figures)}
+
+    monkeypatch.setattr(run_module, "make_validate", validate_as_told)
+    toy_config.supervise.epochs, toy_config.keep_checkpoints = 4, 1
+    toy_config.checkpoint_every, toy_config.select_by = 1000, "mAP"
+    setup = make_setup(toy_config)
+    state = train(setup, tmp_path)
+    assert int(state.step) == 10
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "20"]
+    best = score(setup, state, tmp_path)
+    assert (
+        "Tested**: step 10, the best by validation mAP"
+        in (tmp_path / "report" / "report.md").read_text()
+    )
+    assert load(tmp_path).step == 10
+    # The finished run is tested again alike, and the last step is still there to go on from.
+    assert score(setup, train(setup, tmp_path)) == best
+    with run_module.opened(setup, tmp_path) as checkpoints:
+        assert int(checkpoints.restore_newest(setup.abstract_state)[0].step) == 20
+
+
+def test_without_a_workdir_nothing_is_written_and_no_main_thread_is_needed(
+    toy_config, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    setup = make_setup(toy_config)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        results = pool.submit(lambda: score(setup, train(setup))).result()
+    assert results == run_all(toy_config, tmp_path / "written")
+    assert [path.name for path in tmp_path.iterdir()] == ["written"]
+    toy_config.select_by = "mAP"
+    with pytest.raises(
+        ValueError, match="select_by keeps the best checkpoint, and needs a workdir"
+    ):
+        train(make_setup(toy_config))
+
+
+def test_seeds_of_a_setup_share_what_is_compiled(toy_config):
+    setup = make_setup(toy_config)
+    states = [train(setup.with_seed(seed)) for seed in (0, 1)]
+    kernels = [np.asarray(jax.tree.leaves(state.params)[0]) for state in states]
+    assert np.abs(kernels[0] - kernels[1]).max() > 0
+    step = make_train_step(setup.program, setup.phases[0], setup.graph, setup.mesh)
+    assert step._cache_size() == 1
+
+
+def test_logged_training_values_are_means_of_the_interval(toy_config, tmp_path):
+    train_all(toy_config, tmp_path / "each")
+    toy_config.log_every = 5
+    toy_config.checkpoint_every = 1000
+    train_all(toy_config, tmp_path / "fifth")
+    each, fifth = (
+        [r for r in read_records(tmp_path / name / "metrics.jsonl") if r["split"] == "train"]
+        for name in ("each", "fifth")
+    )
+    assert [record["step"] for record in fifth] == [5, 10]
+    for name in ("loss", "contrastive", "bce", "gradient_norm"):
+        means = [np.mean([r[name] for r in each[k : k + 5]]) for k in (0, 5)]
+        np.testing.assert_allclose([r[name] for r in fifth], means, rtol=1e-6)
+
+
+@pytest.mark.parametrize("length", ["classes", "longer"])
+def test_label_indices_train_as_multi_hot_labels_do(toy_config, toy_files, tmp_path, length):
+    wanted = run_all(toy_config, tmp_path / "multi_hot")
+    for split in ("train", "validation", "test"):
+        with np.load(toy_files / f"{split}.npz") as file:
+            x, labels = file["x"], file["labels"]
+        indices = np.full((len(labels), 3 if length == "classes" else 5), -1)
+        for row, present in enumerate(labels):
+            places = np.flatnonzero(present)
+            indices[row, : len(places)] = places
+        np.savez(tmp_path / f"{split}.npz", x=x, labels=indices, num_classes=3)
+        setattr(toy_config.data, split, str(tmp_path / f"{split}.npz"))
+    found = run_all(toy_config, tmp_path / "indices")
+    np.testing.assert_allclose(found["test"]["mAP"], wanted["test"]["mAP"], rtol=1e-6)
+    np.testing.assert_allclose(found["test"]["micro_auc"], wanted["test"]["micro_auc"], rtol=1e-6)
+    losses = [
+        [r["loss"] for r in read_records(tmp_path / name / "metrics.jsonl")]
+        for name in ("multi_hot", "indices")
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    model = load(tmp_path / "indices")
+    assert model.predict_proba(x).shape == (40, 3)
+
+
+def test_a_run_starts_from_the_weights_of_another(toy_config, tmp_path):
+    toy_config.recipe = "probe"
+    train_all(toy_config, tmp_path / "first")
+    first = load(tmp_path / "first")
+    toy_config.recipe, toy_config.seed = "bce", 5
+    toy_config.supervise.learning_rate = 0.0
+    toy_config.model.init_from = str(tmp_path / "first")
+    toy_config.model.members = 2
+    setup = make_setup(toy_config)
+    state = setup.initial_state()
+    for part in ("encoder", "projection", "classifier"):
+        for old, new in zip(
+            jax.tree.leaves(first.weights.params[part]), jax.tree.leaves(state.params[part])
+        ):
+            np.testing.assert_array_equal(new, np.concatenate([old, old]))
+    toy_config.model.width = 24
+    text = r"its model is of another shape \(encoder.layers.0.bias: \(16,\) there, \(24,\) here"
+    with pytest.raises(ValueError, match=text):
+        make_setup(toy_config)
+
+
+def test_an_encoder_of_ones_own_with_several_inputs_and_weights(tmp_path, monkeypatch):
+    """From a pytree of arrays to test figures, by a registered encoder that loads a file."""
+
+    class Bags(nnx.Module):
+        def __init__(self, config, spec, rngs):
+            self.table = nnx.Embed(spec["bound"].shape[0] + 8, config.width, rngs=rngs)
+            self.linear = nnx.Linear(2, config.width, rngs=rngs)
+            self.out_features = config.width
+
+        def __call__(self, x, *, rngs=None, where=None):
+            words = jnp.where(x["mask"][..., None], self.table(x["ids"]), 0).sum(axis=1)
+            return nnx.relu(words + self.linear(x["bound"]))
+
+    def load_table(module, path):
+        module.table.embedding[...] = jnp.asarray(np.load(path))
+
+    monkeypatch.setattr("sdjax.models.registry.ENCODERS", dict(ENCODERS))
+    register_encoder("bags", Bags, takes="{ids, mask, bound}", load=load_table)
+    rng = np.random.default_rng(0)
+    sources = []
+    for size in (48, 16, 16):
+        ids = rng.integers(0, 10, (size, 4)).astype(np.int32)
+        labels = np.stack([(ids == k).any(axis=1) for k in range(3)], axis=1).astype(np.uint8)
+        inputs = {
+            "ids": ids,
+            "mask": np.ones((size, 4), bool),
+            "bound": rng.normal(size=(size, 2)).astype(np.float32),
+        }
+        sources.append(ArraySource(inputs, labels))
+    dataset = Dataset("bags", *sources, label_names=("a", "b", "c"))
+    table = rng.normal(size=(10, 16)).astype(np.float32)
+    np.save(tmp_path / "table.npy", table)
+    config = Config(recipe="joint", batch_size=16)
+    config.model.encoder, config.model.width = "bags", 16
+    config.model.weights = str(tmp_path / "table.npy")
+    config.supervise.epochs, config.supervise.learning_rate = 40, 0.02
+    setup = make_setup(config, dataset=dataset)
+    np.testing.assert_array_equal(
+        setup.initial_state().params["encoder"]["table"]["embedding"][...][0], table
+    )
+    assert score(setup, train(setup))["test"]["mAP"] > 0.8
+    config.model.encoder, config.model.weights = "mlp", ""
+    with pytest.raises(ValueError, match=r"'mlp' does not fit inputs of shape .*'ids'"):
+        make_setup(config, dataset=dataset)
 
 
 def test_records_drops_what_a_resumed_run_repeats(tmp_path):

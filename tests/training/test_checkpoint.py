@@ -687,7 +687,7 @@ def odd_state():
         model = nnx.state(nnx.Linear(3, 4, rngs=nnx.Rngs(0)))
         labels = LabelIndices(jnp.array([[0, 2], [1, -1]], jnp.int32), 5)
         queue = {"z": jax.random.normal(jax.random.key(0), (8, 4), jnp.bfloat16), "labels": labels}
-        return OddState(jnp.int32(3), model, {"queue": queue, "flags": jnp.array([True])}, None)
+        return OddState(jnp.int32(3), model, {"memory": queue, "flags": jnp.array([True])}, None)
 
 
 def test_any_pytree_is_restored(tmp_path):
@@ -699,7 +699,7 @@ def test_any_pytree_is_restored(tmp_path):
     checkpoints.close()
     assert jax.tree.structure(restored) == jax.tree.structure(state)
     assert isinstance(restored, OddState) and restored.nothing is None
-    assert restored.aux["queue"]["labels"].num_classes == 5
+    assert restored.aux["memory"]["labels"].num_classes == 5
     for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(state)):
         assert one.dtype == other.dtype and one.sharding == other.sharding
         np.testing.assert_array_equal(one, other)

@@ -11,9 +11,9 @@ import pytest
 from sdjax import LabelIndices
 from sdjax.config import Config
 from sdjax.training.evaluate import make_losses
-from sdjax.training.mesh import batch_sharding, make_mesh, state_sharding
+from sdjax.training.mesh import batch_sharding, make_mesh
 from sdjax.training.recipes import make_phases, parameter_name
-from sdjax.training.state import ExampleSpec, init_state, model_graph
+from sdjax.training.state import ExampleSpec, initializer, model_graph
 from sdjax.training.step import make_train_step
 
 FEATURES, WIDTH, DIM, CLASSES, BATCH = 5, 6, 4, 3, 8
@@ -54,8 +54,7 @@ def start(config, devices=1, format="multi_hot"):
     spec = ExampleSpec.of(jax.ShapeDtypeStruct((FEATURES,), jnp.float32), labels)
     mesh = make_mesh(devices=jax.devices()[:devices])
     phase, graph = make_phases(config, steps_per_epoch=1)[0], model_graph(config, spec)
-    state = init_state(config, spec, phase, jax.random.key(3))
-    state = jax.device_put(state, state_sharding(state, mesh))
+    state = initializer(config, spec, phase, mesh)(jax.random.key(3), None)
     return state, make_train_step(config, phase, graph, mesh), (phase, graph, mesh)
 
 

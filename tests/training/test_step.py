@@ -17,7 +17,7 @@ from sdjax.training.objective import (
     mean_of_rows,
 )
 from sdjax.training.recipes import make_phases
-from sdjax.training.state import ExampleSpec, begin_phase, init_model, init_state, model_graph
+from sdjax.training.state import ExampleSpec, begin_phase, init_model, initializer, model_graph
 from sdjax.training.step import make_train_step
 
 SHAPE, CLASSES, BATCH = (6,), 4, 16
@@ -52,16 +52,17 @@ def one_device():
 def make(config, index=0, mesh=None, spec=None):
     """State and step of a phase."""
     phase, spec = make_phases(config, steps_per_epoch=4)[index], spec or spec_of()
-    state = init_state(config, spec, phase, jax.random.key(config.seed))
-    return state, make_train_step(config, phase, model_graph(config, spec), mesh or one_device())
+    mesh = mesh or one_device()
+    state = initializer(config, spec, phase, mesh)(jax.random.key(config.seed), None)
+    return state, make_train_step(config, phase, model_graph(config, spec), mesh)
 
 
 def objective_of(config, spec=None):
     """Parameters and aux of one member, and the objective as a function of them, batch and key."""
     (phase,), spec = make_phases(config, steps_per_epoch=4), spec or spec_of()
-    state = init_state(config, spec, phase, jax.random.key(config.seed))
+    state = initializer(config, spec, phase, one_device())(jax.random.key(config.seed), None)
     objective = make_objective(config, phase, model_graph(config, spec), one_device())
-    params, aux = jax.tree.map(lambda x: x[0], (state.params, state.aux))
+    params, aux = jax.tree.map(lambda x: np.asarray(x[0]), (state.params, state.aux))
     return params, aux, lambda *given: objective(*given, True)
 
 
@@ -95,7 +96,7 @@ def test_padding_changes_nothing():
     batch, poisoned = toy_batch(padding=4), toy_batch(padding=4)
     poisoned["x"][-4:] = 1e6
     poisoned["labels"][-4:] = 1
-    gradient = jax.value_and_grad(objective, has_aux=True)
+    gradient = jax.jit(jax.value_and_grad(objective, has_aux=True))
     (value, _), grads = gradient(params, aux, batch, jax.random.key(1))
     (other, _), other_grads = gradient(params, aux, poisoned, jax.random.key(1))
     np.testing.assert_allclose(value, other, rtol=1e-6)

@@ -43,7 +43,7 @@ def test_shard_map(mode, implementation, shape):
     )
     with jax.set_mesh(mesh):
         place = jax.NamedSharding(mesh, P(axes))
-        check(jax.device_get(jax.jit(run)(w, jax.device_put(batch, place))), w, batch)
+        check(jax.device_get(cases.jit(run)(w, jax.device_put(batch, place))), w, batch)
 
 
 @pytest.mark.parametrize("devices", [1, 3, 5])
@@ -64,12 +64,12 @@ def test_odd_circles_of_uneven_padding(devices):
 
         return of
 
-    wanted = jax.jit(jax.value_and_grad(loss("dense")))(z, matrix, where)
+    wanted = cases.jit(jax.value_and_grad(loss("dense")))(z, matrix, where)
     for implementation in ("tiled", "ring"):
         run = jax.shard_map(
             loss(implementation, "a"), mesh=mesh, in_specs=(P("a"),) * 3, out_specs=P()
         )
-        value, gradient = jax.jit(jax.value_and_grad(run))(z, matrix, where)
+        value, gradient = cases.jit(jax.value_and_grad(run))(z, matrix, where)
         np.testing.assert_allclose(value, wanted[0], rtol=1e-12)
         np.testing.assert_allclose(gradient, wanted[1], atol=1e-12)
 
@@ -117,9 +117,9 @@ def test_blocks_of_several_tiles_share_them_between_facing_devices(monkeypatch):
             in_specs=(P("a"), P(), P("a"), P("a")),
             out_specs=P(),
         )
-        return jax.jit(jax.value_and_grad(run, (0, 1)))(z, jnp.float32(0.1), labels, where)
+        return cases.jit(jax.value_and_grad(run, (0, 1)))(z, jnp.float32(0.1), labels, where)
 
-    dense = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=4)
+    dense = cases.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=4)
     value, (of_z, of_temperature) = dense(z.astype(np.float64), 0.1, labels, where, "dense")
     for implementation, given in (("ring", labels), ("tiled", matrix)):
         ours, (of_ours, of_our_temperature) = gradient(implementation, given)
@@ -162,7 +162,7 @@ def test_under_jit_on_a_mesh(kind):
     placed = jax.device_put(batch, jax.NamedSharding(mesh, P("a")))
     one, other = placed["anchors"], placed["candidates"]
 
-    @jax.jit
+    @cases.jit
     def run(w, one, other):
         def loss(w, reduction):
             return sdjax.sharded.sd_loss(
@@ -191,7 +191,7 @@ def test_wrappers_are_for_every_loss():
     anchors = batch["anchors"]
     where, lists = anchors["where"], sdjax.LabelIndices.from_multi_hot(anchors["labels"])
 
-    @jax.jit
+    @cases.jit
     def run(z, lists):
         out = {}
         for name, loss in sdjax.sharded.LOSSES.items():

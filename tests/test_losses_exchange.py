@@ -48,28 +48,31 @@ def test_shard_map(mode, implementation, shape):
 
 @pytest.mark.parametrize("devices", [1, 3, 5])
 def test_odd_circles_of_uneven_padding(devices):
-    """Five rows a device, of which the second has padding only."""
+    """Five rows a device, of which the second has padding only; some anchors are no candidates."""
     rng = np.random.default_rng(devices)
     rows = 5 * devices
     z, matrix = cases.embeddings(rng, rows), rng.random((rows, cases.CLASSES)) < 0.4
-    where = rng.random(rows) < 0.8
+    where, candidate_where = rng.random(rows) < 0.8, rng.random(rows) < 0.7
     where[5:10] = devices < 2
+    name = "mulsupcon" if devices == 3 else "sd"
     mesh = jax.make_mesh((devices,), ("a",), (AxisType.Auto,), devices=jax.devices()[:devices])
 
     def loss(implementation, axis_name=None):
-        def of(z, matrix, where):
-            return sdjax.sd_loss(
-                z, matrix, where=where, implementation=implementation, axis_name=axis_name
+        def of(z, matrix, where, candidate_where):
+            masks = {"where": where, "candidate_where": candidate_where}
+            return sdjax.LOSSES[name](
+                z, matrix, implementation=implementation, axis_name=axis_name, **masks
             )
 
         return of
 
-    wanted = cases.jit(jax.value_and_grad(loss("dense")))(z, matrix, where)
-    for implementation in ("tiled", "ring"):
+    given = z, matrix, where, candidate_where
+    wanted = cases.jit(jax.value_and_grad(loss("dense")))(*given)
+    for implementation in ("dense", "tiled", "ring"):
         run = jax.shard_map(
-            loss(implementation, "a"), mesh=mesh, in_specs=(P("a"),) * 3, out_specs=P()
+            loss(implementation, "a"), mesh=mesh, in_specs=(P("a"),) * 4, out_specs=P()
         )
-        value, gradient = cases.jit(jax.value_and_grad(run))(z, matrix, where)
+        value, gradient = cases.jit(jax.value_and_grad(run))(*given)
         np.testing.assert_allclose(value, wanted[0], rtol=1e-12)
         np.testing.assert_allclose(gradient, wanted[1], atol=1e-12)
 

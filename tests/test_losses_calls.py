@@ -105,16 +105,24 @@ def test_mistyped_option(name, module):
 def test_weights_have_the_names_of_the_losses():
     assert set(sdjax.relations.WEIGHTS) == set(sdjax.LOSSES) - {"mulsupcon", "supcon"}
     z, matrix = side(0, ROWS)
+
+    @cases.jit
+    def run(z):
+        by_name = {
+            name: sdjax.contrastive_loss(z, matrix, weight=name, normalizer=normalizer)
+            for name, (_, normalizer) in reference.LOSSES.items()
+        }
+        return by_name, sdjax.contrastive_loss(z, matrix, weight="mulsupcon")
+
+    by_name, by_positives = run(z)
     for name, (weight, normalizer) in reference.LOSSES.items():
-        value = sdjax.contrastive_loss(z, matrix, weight=name, normalizer=normalizer)
         result = reference.contrastive(
             z, reference.label_sets(matrix), weight=weight, normalizer=normalizer
         )
-        cases.assert_close(value, result.mean, 1e-10, name)
+        cases.assert_close(by_name[name], result.mean, 1e-10, name)
     # By default the normalizer is that of most: mulsupcon's weight does not change it.
-    value = sdjax.contrastive_loss(z, matrix, weight="mulsupcon")
     result = reference.contrastive(z, reference.label_sets(matrix), weight="mulsupcon")
-    cases.assert_close(value, result.mean, 1e-10, "mulsupcon by positives")
+    cases.assert_close(by_positives, result.mean, 1e-10, "mulsupcon by positives")
 
 
 # --- sdjax.sharded: every way of giving the arguments ---------------------------------------------
@@ -148,7 +156,7 @@ def test_gradients_of_sharded_candidates_by_keyword():
     z, y, q, yq = given = side(0, ROWS) + side(1, QUEUE)
     loss = functools.partial(sdjax.sharded.sd_loss, axis_name="a", mesh=mesh())
 
-    @jax.jit
+    @cases.jit
     def run(z, q):
         return [
             jax.value_and_grad(lambda z, q, way=way: way(loss, z, y, q, yq), (0, 1))(z, q)
@@ -275,7 +283,7 @@ def test_candidates_under_shard_map(case):
         out_specs=P(),
         check_vma=check_vma,
     )
-    check_steps(jax.jit(run)(*problem), *problem)
+    check_steps(cases.jit(run)(*problem), *problem)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +297,7 @@ def test_candidates_along_one_of_two_axes(implementation, axis):
         in_specs=(P(), P(("a", "b")), P(axis)),
         out_specs=P(),
     )
-    check_steps(jax.jit(run)(*problem), *problem)
+    check_steps(cases.jit(run)(*problem), *problem)
 
 
 def test_mask_without_varying_axes_goes_with_candidates_that_have_them():
@@ -305,7 +313,7 @@ def test_mask_without_varying_axes_goes_with_candidates_that_have_them():
         out_specs=P(),
     )
     problem = weights, data, queue | {"where": np.tile(of_one, 2)}
-    check_steps(jax.jit(run)(*problem), *problem)
+    check_steps(cases.jit(run)(*problem), *problem)
 
 
 @pytest.mark.parametrize("sharded", [True, False])
@@ -449,7 +457,7 @@ def test_sum(implementation):
     matrix[::5] = False
     where = np.arange(ROWS) % 7 != 3
 
-    @jax.jit
+    @cases.jit
     def run(z, matrix, where):
         return {
             name: jax.value_and_grad(
@@ -489,7 +497,7 @@ def test_sum_over_the_global_batch(implementation):
         return out
 
     run = jax.shard_map(local, mesh=mesh(), in_specs=(P(), P("a")), out_specs=P())
-    for name, (value, gradient) in jax.jit(run)(w, data).items():
+    for name, (value, gradient) in cases.jit(run)(w, data).items():
         z, sets = data["x"] @ w, reference.label_sets(data["labels"])
         result = reference.loss(name, z, sets, where=data["where"])
         exact = data["x"].T @ result.gradient(np.ones(ROWS))[0]
@@ -537,7 +545,7 @@ def test_positive_where_and_ids(mode):
     if mode == "explicit":
         forms |= {"sd": "in", "mulsupcon": "out"}
 
-    @jax.jit
+    @cases.jit
     def run(arrays, labels, class_ids, cotangent, options):
         out = {}
         for name, form in forms.items():
@@ -578,7 +586,7 @@ def test_ids_across_tiles(mode, name, monkeypatch):
     sizes = (70,) if mode == "self" else (70, 41)
     form = "in" if mode == "self" else "out"
 
-    @jax.jit
+    @cases.jit
     def run(arrays, targets, cotangent, options):
         def call(reduction, *arrays):
             given = [a for pair in zip(arrays, targets) for a in pair]
@@ -630,7 +638,7 @@ def test_ids_across_devices(mode, implementation):
         return value, jax.lax.pmean(gradients, "a")
 
     run = jax.shard_map(local, mesh=mesh(), in_specs=(P(), P("a"), P("a")), out_specs=P())
-    value, gradients = jax.jit(run)(weights, data, queue)
+    value, gradients = cases.jit(run)(weights, data, queue)
     given = [data["x"] @ weights[0], reference.label_sets(data["labels"])]
     options = {"where": data["where"], "ids": data["copies"]}
     if mode == "explicit":

@@ -49,7 +49,7 @@ OTHER_HALF = list(zip(cases.LOSS_NAMES, itertools.cycle(cases.FORMS[::-1])))
 @pytest.mark.parametrize("form", cases.FORMS)
 @pytest.mark.parametrize("name", ["sd", "mulsupcon", "soft_jaccard", "supcon"])
 def test_no_positive_gives_exactly_0(name, form):
-    @jax.jit
+    @cases.jit
     def run(z, labels, where, candidate_where):
         kwargs = dict(form=form, where=where, candidate_where=candidate_where)
         loss = sdjax.LOSSES[name]
@@ -94,7 +94,7 @@ def family(rows, queue_rows=None):
             out[name] = cases.value_and_gradients(call, arrays, jnp.ones(rows))
         return out
 
-    return jax.jit(run)(tuple(batch(rows=n) for n in sizes))
+    return cases.jit(run)(tuple(batch(rows=n) for n in sizes))
 
 
 @pytest.mark.parametrize("sizes", [(1,), (0,), (0, 2), (2, 0), (0, 0)], ids=str)
@@ -112,15 +112,23 @@ def test_one_anchor_with_one_candidate():
             np.testing.assert_allclose(x, 0, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("name", cases.LOSS_NAMES)
-def test_a_row_without_a_positive_is_0_and_gets_gradient_as_a_candidate_only(name):
-    z, labels = batch(np.float64), mixed(name)
-    rows = sdjax.LOSSES[name](z, labels, reduction="none")
-    assert rows[5] == 0 and rows[7] == 0
-    own = jax.grad(lambda z: sdjax.LOSSES[name](z, labels, reduction="none")[5])(z)
-    assert not np.any(own)
-    gradient = jax.grad(sdjax.LOSSES[name])(z, labels)
-    assert np.any(gradient[5]) and np.any(gradient[7])
+def test_a_row_without_a_positive_is_0_and_gets_gradient_as_a_candidate_only():
+    @cases.jit
+    def run(z):
+        out = {}
+        for name, loss in sdjax.LOSSES.items():
+
+            def row(z, name=name, loss=loss):
+                rows = loss(z, mixed(name), reduction="none")
+                return rows[5], rows
+
+            out[name] = *jax.grad(row, has_aux=True)(z), jax.grad(loss)(z, mixed(name))
+        return out
+
+    for name, (own, rows, gradient) in run(batch(np.float64)).items():
+        assert rows[5] == 0 and rows[7] == 0, name
+        assert not np.any(own), name
+        assert np.any(gradient[5]) and np.any(gradient[7]), name
 
 
 # --- every kind of equality --------------------------------------------------------------------
@@ -162,12 +170,17 @@ def test_low_temperatures(dtype, form):
     z, name_matrix = batch(cases.DTYPES[dtype]), cases.multi_hot(MIXED)
     plain = np.asarray(z).astype(np.float64)
     tolerance, rounding = cases.tolerances(cases.DTYPES[dtype])
+    names = ("sd", "mulsupcon")
+
+    @cases.jit
+    def run(z, temperature):
+        options = {"temperature": temperature, "form": form}
+        losses = (jax.value_and_grad(sdjax.LOSSES[name]) for name in names)
+        return [loss(z, name_matrix, **options) for loss in losses]
+
     # The gradient of one row reaches 1/temperature: more than float16 holds from 1e-5 on.
     for temperature in (0.05, 0.01, 1e-3, 1e-4):
-        for name in ("sd", "mulsupcon"):
-            value, gradient = jax.value_and_grad(sdjax.LOSSES[name])(
-                z, name_matrix, temperature=temperature, form=form
-            )
+        for name, (value, gradient) in zip(names, run(z, temperature)):
             expected = reference.loss(
                 name, plain, reference.label_sets(name_matrix), temperature=temperature, form=form
             )
@@ -273,7 +286,7 @@ def test_contents_of_padding_do_not_matter(name, form, normalize, jitted):
         rows = sdjax.LOSSES[name](z, labels, reduction="none", **kwargs)
         return jax.value_and_grad(sdjax.LOSSES[name])(z, labels, **kwargs), rows
 
-    everything = jax.jit(everything) if jitted else everything
+    everything = cases.jit(everything) if jitted else everything
     expected = everything(z)
     (_, gradient), rows = expected
     assert not np.any(gradient[~KEEP]) and not np.any(rows[~KEEP]) and np.any(gradient[KEEP])
@@ -298,7 +311,7 @@ def test_contents_of_masked_candidates_do_not_matter(name, form):
 @pytest.mark.parametrize("name", ["sd", "mulsupcon"])
 def test_labels_of_padding_do_not_matter_under_jit(name):
     z, matrix = batch(), cases.multi_hot(MIXED)
-    loss = jax.jit(jax.value_and_grad(sdjax.LOSSES[name]))
+    loss = cases.jit(jax.value_and_grad(sdjax.LOSSES[name]))
     expected = loss(z, matrix.astype(np.float32), where=KEEP)
     for junk in (np.nan, np.inf, 7.0, -1.0):
         dirty = np.where(KEEP[:, None], matrix, junk).astype(np.float32)
@@ -318,7 +331,7 @@ def test_class_ids_of_padding_do_not_matter():
         actual = sdjax.supcon_loss(z, np.where(KEEP, ids, junk), where=KEEP)
         np.testing.assert_array_equal(actual, expected)
     dirty = jnp.where(KEEP, ids, -9)
-    np.testing.assert_array_equal(jax.jit(sdjax.supcon_loss)(z, dirty, where=KEEP), expected)
+    np.testing.assert_array_equal(cases.jit(sdjax.supcon_loss)(z, dirty, where=KEEP), expected)
 
 
 # --- own weights at the edge --------------------------------------------------------------------
@@ -386,7 +399,7 @@ def test_degenerate_rows_pass_debug_nans(name, form):
         value, _ = loss(jnp.asarray(z), mixed(name), form=form, where=KEEP)
         assert value > 0
         if name in ("sd", "mulsupcon", "soft_jaccard"):  # one of each normalizer
-            compiled = jax.jit(lambda z, where: loss(z, mixed(name), form=form, where=where))
+            compiled = cases.jit(lambda z, where: loss(z, mixed(name), form=form, where=where))
             for where in (KEEP, np.zeros(cases.BATCH, bool)):
                 compiled(jnp.asarray(z), where)
 

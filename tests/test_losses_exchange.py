@@ -43,33 +43,36 @@ def test_shard_map(mode, implementation, shape):
     )
     with jax.set_mesh(mesh):
         place = jax.NamedSharding(mesh, P(axes))
-        check(jax.device_get(jax.jit(run)(w, jax.device_put(batch, place))), w, batch)
+        check(jax.device_get(cases.jit(run)(w, jax.device_put(batch, place))), w, batch)
 
 
 @pytest.mark.parametrize("devices", [1, 3, 5])
 def test_odd_circles_of_uneven_padding(devices):
-    """Five rows a device, of which the second has padding only."""
+    """Five rows a device, of which the second has padding only; some anchors are no candidates."""
     rng = np.random.default_rng(devices)
     rows = 5 * devices
     z, matrix = cases.embeddings(rng, rows), rng.random((rows, cases.CLASSES)) < 0.4
-    where = rng.random(rows) < 0.8
+    where, candidate_where = rng.random(rows) < 0.8, rng.random(rows) < 0.7
     where[5:10] = devices < 2
+    name = "mulsupcon" if devices == 3 else "sd"
     mesh = jax.make_mesh((devices,), ("a",), (AxisType.Auto,), devices=jax.devices()[:devices])
 
     def loss(implementation, axis_name=None):
-        def of(z, matrix, where):
-            return sdjax.sd_loss(
-                z, matrix, where=where, implementation=implementation, axis_name=axis_name
+        def of(z, matrix, where, candidate_where):
+            masks = {"where": where, "candidate_where": candidate_where}
+            return sdjax.LOSSES[name](
+                z, matrix, implementation=implementation, axis_name=axis_name, **masks
             )
 
         return of
 
-    wanted = jax.jit(jax.value_and_grad(loss("dense")))(z, matrix, where)
-    for implementation in ("tiled", "ring"):
+    given = z, matrix, where, candidate_where
+    wanted = cases.jit(jax.value_and_grad(loss("dense")))(*given)
+    for implementation in ("dense", "tiled", "ring"):
         run = jax.shard_map(
-            loss(implementation, "a"), mesh=mesh, in_specs=(P("a"),) * 3, out_specs=P()
+            loss(implementation, "a"), mesh=mesh, in_specs=(P("a"),) * 4, out_specs=P()
         )
-        value, gradient = jax.jit(jax.value_and_grad(run))(z, matrix, where)
+        value, gradient = cases.jit(jax.value_and_grad(run))(*given)
         np.testing.assert_allclose(value, wanted[0], rtol=1e-12)
         np.testing.assert_allclose(gradient, wanted[1], atol=1e-12)
 
@@ -117,9 +120,9 @@ def test_blocks_of_several_tiles_share_them_between_facing_devices(monkeypatch):
             in_specs=(P("a"), P(), P("a"), P("a")),
             out_specs=P(),
         )
-        return jax.jit(jax.value_and_grad(run, (0, 1)))(z, jnp.float32(0.1), labels, where)
+        return cases.jit(jax.value_and_grad(run, (0, 1)))(z, jnp.float32(0.1), labels, where)
 
-    dense = jax.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=4)
+    dense = cases.jit(jax.value_and_grad(loss, (0, 1)), static_argnums=4)
     value, (of_z, of_temperature) = dense(z.astype(np.float64), 0.1, labels, where, "dense")
     for implementation, given in (("ring", labels), ("tiled", matrix)):
         ours, (of_ours, of_our_temperature) = gradient(implementation, given)
@@ -162,7 +165,7 @@ def test_under_jit_on_a_mesh(kind):
     placed = jax.device_put(batch, jax.NamedSharding(mesh, P("a")))
     one, other = placed["anchors"], placed["candidates"]
 
-    @jax.jit
+    @cases.jit
     def run(w, one, other):
         def loss(w, reduction):
             return sdjax.sharded.sd_loss(
@@ -191,7 +194,7 @@ def test_wrappers_are_for_every_loss():
     anchors = batch["anchors"]
     where, lists = anchors["where"], sdjax.LabelIndices.from_multi_hot(anchors["labels"])
 
-    @jax.jit
+    @cases.jit
     def run(z, lists):
         out = {}
         for name, loss in sdjax.sharded.LOSSES.items():

@@ -149,7 +149,7 @@ def given_for(loss, batch, labels):
 def compile_program(program):
     """(value, gradients to embeddings and, if traced, temperature) of each loss."""
 
-    @jax.jit
+    @cases.jit
     def run(batch):
         def call(loss, arrays, temperature):
             name = loss["name"]

@@ -73,7 +73,7 @@ def test_labels_that_are_not_0_or_1_under_jit(implementation, classes):
         # A program each: what differs between the others is done before there are tiles.
         kinds = ("255", "float-mixed") if classes == cases.CLASSES else ("int-mixed",)
 
-    @jax.jit
+    @cases.jit
     def run(z, labels):
         return [sdjax.LOSSES[name](z, labels, implementation=implementation) for name in names]
 
@@ -87,7 +87,7 @@ def test_labels_that_are_not_0_or_1_among_explicit_candidates():
     rng = np.random.default_rng(2)
     result = reference.loss("mulsupcon", z, reference.label_sets(y), q, reference.label_sets(yq))
     for implementation in CORES:
-        run = jax.jit(functools.partial(sdjax.mulsupcon_loss, implementation=implementation))
+        run = cases.jit(functools.partial(sdjax.mulsupcon_loss, implementation=implementation))
         value = run(z, numbers(y, "float-mixed", rng), q, numbers(yq, "255", rng))
         cases.assert_close(value, result.mean, 1e-10, implementation)
 
@@ -134,7 +134,7 @@ def test_class_ids_in_64_bits_under_jit(implementation, mode):
     sets, queue_sets = reference.class_sets(ids), reference.class_sets(queue_ids)
     rest, plain = ((q, queue_ids), (q, queue_sets)) if mode == "explicit" else ((), ())
 
-    @jax.jit
+    @cases.jit
     def run(z, ids, *rest):
         return jax.value_and_grad(sdjax.supcon_loss)(z, ids, *rest, implementation=implementation)
 
@@ -150,10 +150,10 @@ def test_class_ids_without_sign():
     wanted = reference.loss("supcon", z, reference.class_sets([0, 200, 200, 0])).mean
     with jax.enable_x64(False):
         for dtype in (np.uint8, np.uint16):
-            value = jax.jit(sdjax.supcon_loss)(z, np.array([0, 200, 200, 0], dtype))
+            value = cases.jit(sdjax.supcon_loss)(z, np.array([0, 200, 200, 0], dtype))
             np.testing.assert_allclose(value, wanted, rtol=1e-5)
         known = np.array([0, 2**31 - 1, 2**31 - 1, 0], np.uint32)
-        value = jax.jit(lambda: sdjax.supcon_loss(z, known))()
+        value = cases.jit(lambda: sdjax.supcon_loss(z, known))()
         np.testing.assert_allclose(value, wanted, rtol=1e-5)
         for large in (2**31, 2**32 - 1):
             ids = np.array([0, large, large, 0], np.uint32)
@@ -209,7 +209,7 @@ def test_embeddings_of_eight_bits(dtype, implementation, mode, normalize, form):
         mesh = two_devices()
         loss = functools.partial(sdjax.sharded.sd_loss, axis_name="a", mesh=mesh)
 
-    @jax.jit
+    @cases.jit
     def run(arrays, matrices, cotangent):
         def call(*arrays):
             return loss(*[a for pair in zip(arrays, matrices) for a in pair], **options)
@@ -249,7 +249,7 @@ def test_large_embeddings_as_they_are(dtype, implementation, form, reduction):
     z = (rng.uniform(-1, 1, (70, 16)) * 8000).astype(cases.DTYPES[dtype])
     matrix = rng.random((70, cases.CLASSES)) < 0.4
 
-    @jax.jit
+    @cases.jit
     def run(z):
         def loss(z):
             return sdjax.sd_loss(
@@ -304,8 +304,8 @@ def test_label_indices_of_lists(indices, count):
     wanted = reference.loss("mulsupcon", z, list(map(frozenset, SETS))).mean
     labels = sdjax.LabelIndices(indices, count)
     assert wanted > 0
-    cases.assert_close(jax.jit(sdjax.mulsupcon_loss)(z, labels), wanted, 1e-10, "argument of jit")
-    closed = jax.jit(lambda z: sdjax.mulsupcon_loss(z, labels))
+    cases.assert_close(cases.jit(sdjax.mulsupcon_loss)(z, labels), wanted, 1e-10, "argument of jit")
+    closed = cases.jit(lambda z: sdjax.mulsupcon_loss(z, labels))
     cases.assert_close(closed(z), wanted, 1e-10, "closed over by jit")
     again = sdjax.LabelIndices(indices, 3)
     assert jax.tree.structure(labels) == jax.tree.structure(again)
@@ -314,7 +314,7 @@ def test_label_indices_of_lists(indices, count):
 def test_label_indices_of_lists_of_nothing():
     z = cases.embeddings(np.random.default_rng(7), 4)
     for rows in ([[], [], [], []], [[-1], [], [], [-1, -1]]):
-        assert jax.jit(sdjax.sd_loss)(z, sdjax.LabelIndices(rows, 3)) == 0
+        assert cases.jit(sdjax.sd_loss)(z, sdjax.LabelIndices(rows, 3)) == 0
 
 
 @pytest.mark.parametrize(
@@ -353,7 +353,7 @@ def test_labels_without_a_column(implementation):
             for name, loss in sdjax.sharded.LOSSES.items()
         }
 
-    @jax.jit
+    @cases.jit
     def run(z, labels):
         out = {}
         for name in names:

@@ -92,7 +92,7 @@ def test_the_family_is_complete():
 def compiled_family(mode, form):
     """All losses in one program, which compiles far sooner than a program for each."""
 
-    @jax.jit
+    @cases.jit
     def compiled(arrays, labels, ids, cotangent, masks, temperature):
         out = {}
         for name in cases.LOSS_NAMES:

@@ -35,7 +35,7 @@ def test_jit_with_a_sharded_batch(mode):
     sharded = jax.device_put(batch, rows)
     replicated = jax.device_put(w, NamedSharding(mesh(), P()))
     assert len(sharded["anchors"]["x"].sharding.device_set) == DEVICES
-    run = jax.jit(lambda w, batch: everything(KEYS_OF_MODE[mode], w, batch))
+    run = cases.jit(lambda w, batch: everything(KEYS_OF_MODE[mode], w, batch))
     check(run(replicated, sharded), w, batch)
 
 
@@ -52,7 +52,7 @@ def test_shard_map(mode, check_vma):
         out_specs=out_specs,
         check_vma=check_vma,
     )
-    check(jax.jit(run)(w, batch), w, batch)
+    check(cases.jit(run)(w, batch), w, batch)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -85,7 +85,7 @@ def test_gradient_taken_outside_shard_map(check_vma):
         out_specs=P(),
         check_vma=check_vma,
     )
-    value, gradient = jax.jit(jax.value_and_grad(run))(w, batch)
+    value, gradient = cases.jit(jax.value_and_grad(run))(w, batch)
     mean, _, wanted = expected(key, w, batch)
     cases.assert_close(value, mean, 1e-10, "value")
     cases.assert_close(gradient, wanted, 1e-10, "gradient")
@@ -108,7 +108,7 @@ def test_label_indices_over_two_mesh_axes(name):
         return value, jax.lax.pmean(gradient, axes)
 
     run = jax.shard_map(step, mesh=grid, in_specs=(P(), P(axes), P(axes), P(axes)), out_specs=P())
-    value, gradient = jax.jit(run)(w, anchors["x"], rows, anchors["where"])
+    value, gradient = cases.jit(run)(w, anchors["x"], rows, anchors["where"])
     mean, _, wanted = expected((name, "out"), w, batch)
     cases.assert_close(value, mean, 1e-10, "value")
     cases.assert_close(gradient, wanted, 1e-10, "gradient")
@@ -128,7 +128,7 @@ def test_few_positives_in_all(positives):
         return value, jax.lax.pmean(gradient, AXIS)
 
     run = jax.shard_map(step, mesh=mesh(), in_specs=(P(), P(AXIS)), out_specs=P())
-    value, gradient = jax.jit(run)(w, batch)
+    value, gradient = cases.jit(run)(w, batch)
     mean, rows, wanted = expected(("sd", "out"), w, batch)
     assert np.count_nonzero(rows) == positives
     cases.assert_close(value, mean, 1e-10, "value")

@@ -143,7 +143,7 @@ def test_state_that_changes_shows_in_a_fresh_jit():
     weight, change = by_attribute()
     for power in (1.0, 3.0):
         change(power)
-        compare(jax.jit(grad_of(matrix, weight))(z), z, matrix, powered(power), f"{power}")
+        compare(cases.jit(grad_of(matrix, weight))(z), z, matrix, powered(power), f"{power}")
 
 
 def test_state_that_changes_where_auto_takes_tiles(monkeypatch):
@@ -192,7 +192,7 @@ def plain_of(number, flag, table):
 def test_traced_ints_bools_and_arrays(implementation):
     z, matrix = draw()
 
-    @jax.jit
+    @cases.jit
     def run(z, captured):
         return grad_of(matrix, closing_over(*captured), implementation)(z)
 
@@ -224,7 +224,7 @@ def test_traced_under_vmap(implementation):
     captured = [closed_over(seed) for seed in range(3)]
     stacked = jax.tree.map(lambda *x: np.stack(x), *captured)
 
-    @jax.jit
+    @cases.jit
     @jax.vmap
     def run(z, captured):
         return grad_of(matrix, closing_over(*captured), implementation)(z)
@@ -240,7 +240,7 @@ def test_traced_inside_scan():
     captured = [closed_over(seed) for seed in range(2)]
     stacked = jax.tree.map(lambda *x: np.stack(x), *captured)
 
-    @jax.jit
+    @cases.jit
     def run(z, stacked):
         def step(carry, captured):
             return carry, grad_of(matrix, closing_over(*captured))(z)
@@ -257,7 +257,7 @@ def test_nothing_leaks(implementation):
     z, matrix = draw(40)
     number, flag, table = captured = closed_over(1)
 
-    @jax.jit
+    @cases.jit
     def run(z, number, table):
         return grad_of(matrix, closing_over(number, flag, table), implementation)(z)
 
@@ -320,7 +320,7 @@ def test_callables(implementation):
 def test_gradients_of_a_callable_that_is_not_hashable():
     z, matrix = draw(40)
     weight = Table(0.5)
-    compare(jax.jit(grad_of(matrix, weight))(z), z, matrix, weight.of_sets)
+    compare(cases.jit(grad_of(matrix, weight))(z), z, matrix, weight.of_sets)
 
 
 # --- the threshold of jaccard ---------------------------------------------------------------------
@@ -344,7 +344,7 @@ def test_traced_threshold(implementation):
     z, matrix = draw()
     sets = reference.label_sets(matrix)
 
-    @jax.jit
+    @cases.jit
     def run(z, threshold):
         def loss(z, threshold):
             return sdjax.jaccard_loss(z, matrix, threshold=threshold, implementation=implementation)
@@ -363,7 +363,7 @@ def test_traced_threshold(implementation):
 def test_thresholds_under_vmap():
     z, matrix = draw(40)
     sets, thresholds = reference.label_sets(matrix), np.array([0.25, 0.5, 1.0])
-    values = jax.jit(jax.vmap(lambda t: sdjax.jaccard_loss(z, matrix, threshold=t)))(thresholds)
+    values = cases.jit(jax.vmap(lambda t: sdjax.jaccard_loss(z, matrix, threshold=t)))(thresholds)
     wanted = [reference.loss("jaccard", z, sets, threshold=t).mean for t in thresholds]
     np.testing.assert_allclose(values, wanted, rtol=1e-10)
 
@@ -410,7 +410,7 @@ def test_captured_arrays_under_shard_map(implementation, check_vma):
         out_specs=P(),
         check_vma=check_vma,
     )
-    outputs = jax.jit(jax.value_and_grad(run))(z, matrix, number, table[0])
+    outputs = cases.jit(jax.value_and_grad(run))(z, matrix, number, table[0])
     compare(outputs, z, matrix, plain_of(*captured))
 
 
@@ -431,7 +431,7 @@ def test_captured_arrays_of_sharded_losses(implementation):
             implementation=implementation,
         )
 
-    run = jax.jit(jax.value_and_grad(loss))
+    run = cases.jit(jax.value_and_grad(loss))
     for seed in (0, 1):
         captured = closed_over(seed)
         compare(run(z, captured), z, matrix, plain_of(*captured), f"{seed}")

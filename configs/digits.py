@@ -2,7 +2,7 @@
 
     python train.py --config=configs/digits.py
 
-2 CPU cores: under two minutes. Test mAP .9989, micro-F1 .9897.
+2 CPU cores: under two minutes. Test mAP .9968, micro-F1 .9842.
 """
 
 from sdjax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelConfig, PhaseConfig

@@ -1,63 +1,6 @@
-"""Trains and tests a model: `python train.py --config=configs/NAME.py --workdir=DIR`.
+"""`python train.py ...` in a checkout is `python -m sdjax.train ...`."""
 
-The same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; elsewhere with
---coordinator, --num_processes and --process_id (docs/scaling.md).
-"""
-
-import sys
-from pathlib import Path
-
-from absl import app, flags, logging
-from ml_collections import config_flags
-from rich.console import Console
-
-from sdjax.config import Config, check_overrides
-
-_HERE = Path(__file__).parent
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/CONFIG by default.")
-_PROFILE = flags.DEFINE_bool("profile", False, "Trace a few training steps into WORKDIR/profile.")
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0.")
-_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
-_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of the processes this one is.")
-_START_TIMEOUT = flags.DEFINE_integer("start_timeout", 300, "Seconds to wait for all processes.")
-_HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
-    "heartbeat_timeout", 100, "Seconds without a sign of life after which a process is dead."
-)
-
-
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
-
-
-def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    logging.set_verbosity(logging.WARNING)
-    # Imported late, so that a wrong flag is reported at once.
-    from sdjax import training
-
-    config: Config = flags.FLAGS.config
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or _HERE / "runs" / name)
-    with training.reported_errors(debug=_DEBUG.value):
-        training.initialize(
-            _COORDINATOR.value,
-            _NUM_PROCESSES.value,
-            _PROCESS_ID.value,
-            start_timeout=_START_TIMEOUT.value,
-            heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
-        )
-        setup = training.make_setup(training.with_saved_batch_size(config, workdir))
-        state = training.train(setup, workdir, profile=_PROFILE.value)
-        results = training.score(setup, state, workdir)
-    if results is not None:
-        training.print_results(results, Console())
-        print(f"Results  {workdir / 'results.json'}\nReport   {workdir / 'report' / 'report.md'}")
-
+from sdjax.train import run
 
 if __name__ == "__main__":
-    try:
-        check_overrides(sys.argv[1:], Config)
-    except ValueError as error:
-        sys.exit(f"Error: {error}")
-    config_flags.DEFINE_config_file("config", str(_HERE / "configs" / "yeast.py"))
-    app.run(main)
+    run()

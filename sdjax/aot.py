@@ -6,7 +6,6 @@ Compiles the whole training step for a TPU topology, on a machine without TPUs
 
 import dataclasses
 import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,13 +14,13 @@ from ml_collections import config_flags
 
 from sdjax import data as data_lib
 from sdjax.config import Config, check, check_overrides, sized
+from sdjax.configs import FOLDER, with_paths
 from sdjax.errors import InputError
 from sdjax.forecast.forecast import Forecast, forecast, topology
 from sdjax.training.recipes import make_phases
 from sdjax.training.setup import program_config
 from sdjax.training.state import ExampleSpec, labels_spec
 
-_CONFIG = str(Path(__file__).parents[1] / "configs" / "yeast.py")
 _TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies, such as v5e:4x4.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batches to compare; the config's by default.")
 _INPUT_SHAPE = flags.DEFINE_list("input_shape", [], "Of an example; with it no data is read.")
@@ -113,8 +112,9 @@ def _row(name: str, result: Forecast) -> str:
 
 if __name__ == "__main__":
     try:
+        sys.argv = with_paths(sys.argv)
         check_overrides(sys.argv[1:], Config)
-    except ValueError as error:
+    except InputError as error:
         sys.exit(f"Error: {error}")
-    config_flags.DEFINE_config_file("config", _CONFIG)
+    config_flags.DEFINE_config_file("config", str(FOLDER / "yeast.py"))
     app.run(main)

@@ -9,10 +9,10 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a file imports from its own floor, or from one below.
 FLOORS = (
     ("_src", "losses", "relations", "labels", "sharded", "checks", "errors", ""),
-    ("data", "models", "metrics", "config", "label_sets"),
+    ("data", "models", "metrics", "config", "configs", "label_sets"),
     ("training", "report"),
     ("forecast",),
-    ("aot", "predict"),
+    ("train", "aot", "predict"),
 )
 
 

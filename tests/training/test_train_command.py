@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import sdjax
+from sdjax.configs import FOLDER, with_paths
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -25,6 +28,7 @@ def train(*arguments):
         (["--config.data.nam=x"], "Unknown config key 'data.nam'. Did you mean 'data.name'"),
         (["--config=configs/nothing.py"], "nothing.py"),
         (["--config.batch_size=many"], "batch_size=many"),
+        (["--config=own_date"], "Unknown config 'own_date'. Did you mean 'own_data'"),
         (["configs/digits.py"], "Unexpected arguments: configs/digits.py"),
     ],
 )
@@ -48,6 +52,17 @@ def test_errors_are_one_line_without_a_traceback(tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_configs_go_by_name_or_path():
+    yeast = str(FOLDER / "yeast.py")
+    assert with_paths(["x", "--config=yeast", "--workdir=yeast"])[1:] == [
+        f"--config={yeast}",
+        "--workdir=yeast",
+    ]
+    assert with_paths(["x", "--config", "yeast"]) == ["x", "--config", yeast]
+    for argv in (["--config=mine/a.py"], ["--config=a.py:x"], ["--config.seed=1"], ["--config"]):
+        assert with_paths(argv) == argv
+
+
 def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_path):
     workdir = tmp_path / "run"
     done = train(
@@ -61,6 +76,7 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert list((workdir / "profile").rglob("*.xplane.pb"))
+    assert done.stderr.splitlines()[0] == f"sdjax {sdjax.__version__}: own_data, in {workdir}"
     lines = done.stdout.splitlines()
     assert any("mAP" in line for line in lines)
     assert lines[-2].split() == ["Results", str(workdir / "results.json")]

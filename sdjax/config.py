@@ -191,6 +191,8 @@ class Config:
     keep_checkpoints: int = count(2)
     # The validation metric whose best checkpoint is kept and tested; "" tests the last one.
     select_by: str = choice("", SELECTION_METRICS)
+    # What is tuned on validation for the decisions on test: one threshold, or one for each label.
+    thresholds: str = choice("global", ("global", "per_label"))
 
 
 def check(config: Config) -> None:

@@ -3,6 +3,7 @@
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,13 +23,26 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
     try:
-        count = predict(Path(FLAGS.workdir), Path(FLAGS.input), Path(FLAGS.output), FLAGS.input_key)
+        count = predict(
+            Path(FLAGS.workdir),
+            Path(FLAGS.input),
+            Path(FLAGS.output),
+            FLAGS.input_key,
+            labels=FLAGS.labels,
+        )
     except (OSError, InputError) as error:
         sys.exit(f"Error: {error}")
     print(f"Wrote {count} rows to {FLAGS.output}")
 
 
-def predict(workdir: Path, source: Path, output: Path, input_key: str | None = None) -> int:
+def predict(
+    workdir: Path,
+    source: Path,
+    output: Path,
+    input_key: str | None = None,
+    *,
+    labels: bool = False,
+) -> int:
     """Writes probabilities and embeddings of the rows of `source` to `output`; returns how many.
 
     Args:
@@ -36,6 +50,7 @@ def predict(workdir: Path, source: Path, output: Path, input_key: str | None = N
       source: file of new rows.
       output: file to write.
       input_key: the input array or field of `source`; "" finds it, None is that of the run's files.
+      labels: also write the labels that the run's thresholds decide for.
     """
     one_of("output format", output.suffix, SUFFIXES)
     model = load(workdir)
@@ -49,29 +64,35 @@ def predict(workdir: Path, source: Path, output: Path, input_key: str | None = N
         input_key = model.config.data.input_key if model.config.data.name == "files" else ""
     x, ids = read_inputs(str(source), model.preprocess, input_key)
     scores, embeddings = model.run(x)
+    decided = model.decide(scores) if labels else None
     ids = ids or [str(row) for row in range(len(x))]
     output.parent.mkdir(parents=True, exist_ok=True)
     if output.suffix == ".npz":
-        np.savez(
-            output,
-            id=np.array(ids),
-            label_names=np.array(model.label_names),
-            probabilities=scores,
-            embeddings=embeddings,
-        )
+        arrays: dict[str, Any] = {"probabilities": scores, "embeddings": embeddings}
+        if decided is not None:
+            arrays["labels"] = decided
+        np.savez(output, id=np.array(ids), label_names=np.array(model.label_names), **arrays)
     elif output.suffix == ".jsonl":
         with output.open("w") as file:
-            for key, p, e in zip(ids, scores, embeddings, strict=True):
-                probabilities = dict(zip(model.label_names, p.tolist(), strict=True))
-                row = {"id": key, "probabilities": probabilities, "embedding": e.tolist()}
-                file.write(json.dumps(row) + "\n")
+            for row, key in enumerate(ids):
+                probabilities = dict(zip(model.label_names, scores[row].tolist(), strict=True))
+                values = {"id": key, "probabilities": probabilities}
+                if decided is not None:
+                    values["labels"] = _names(model.label_names, decided[row])
+                file.write(json.dumps({**values, "embedding": embeddings[row].tolist()}) + "\n")
     else:
         columns = [f"p_{name}" for name in model.label_names]
         columns += [f"e_{i}" for i in range(embeddings.shape[1])]
         frame = pd.DataFrame(np.concatenate([scores, embeddings], axis=1), columns=columns)
+        if decided is not None:
+            frame.insert(0, "labels", [";".join(_names(model.label_names, row)) for row in decided])
         frame.insert(0, "id", ids)
         frame.to_csv(output, index=False) if output.suffix == ".csv" else frame.to_parquet(output)
     return len(x)
+
+
+def _names(label_names: tuple[str, ...], decided: np.ndarray) -> list[str]:
+    return [label_names[place] for place in np.flatnonzero(decided)]
 
 
 if __name__ == "__main__":
@@ -83,4 +104,5 @@ if __name__ == "__main__":
     flags.DEFINE_string(
         "output", None, "File to write: .npz, .csv, .parquet or .jsonl.", required=True
     )
+    flags.DEFINE_bool("labels", False, "Also write the labels that the run's thresholds give.")
     app.run(main)

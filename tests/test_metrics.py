@@ -567,3 +567,15 @@ def test_lists_of_many_labels_are_never_made_multi_hot(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < scores.size  # the bytes of multi-hot labels; float64 scores have 8 times as many
+
+
+def test_the_one_threshold_is_that_of_all_decisions_together():
+    rng = np.random.default_rng(5)
+    for _ in range(20):
+        labels, scores = rng.random((30, 4)) < 0.3, rng.integers(0, 8, (30, 4)) / 8
+        together = metrics.tune_thresholds(labels.reshape(-1, 1), scores.reshape(-1, 1), 0)
+        assert metrics.tune_threshold(labels, scores) == together[0]
+        best = metrics.evaluate(labels, scores, together[0], only=["micro_f1"])["micro_f1"]
+        for other in np.linspace(0, 1, 33):
+            figures = metrics.evaluate(labels, scores, other, only=["micro_f1"])
+            assert (figures["micro_f1"] or 0) <= best + 1e-12

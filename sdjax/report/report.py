@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
 
@@ -16,6 +17,7 @@ from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
 from sdjax.report import curves, embedding, figures, label_scatter, markdown, pairs
 
+PER_LABEL = "per_label.csv"
 LEARNING, SHARES, WEIGHTS, LABELS, MAP = (
     "learning_curves.png",
     "relation_shares.png",
@@ -99,6 +101,7 @@ def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
     for name, figure in drawn.items():
         _write_figure(directory / name, figure)
     shown = {name for name, figure in drawn.items() if figure is not None}
+    _per_label_frame(inputs.label_names, data).to_csv(directory / PER_LABEL, index=False)
     path = directory / "report.md"
     path.write_text(_text(inputs, data, table, shown), encoding="utf-8")
     return path
@@ -123,6 +126,21 @@ def _label_figure(data: _Checked, names: Sequence[str]) -> Figure | None:
         np.array(data.per_label["positives"]) / data.num_test,
         np.array(data.per_label["average_precision"], np.float64),
         names,
+    )
+
+
+def _per_label_frame(label_names: Sequence[str], data: _Checked) -> pd.DataFrame:
+    """All that is known of each label, a row each: the report's table shows a choice of them."""
+    columns = {"label": list(label_names), "train_count": data.train_counts}
+    return pd.DataFrame(
+        {
+            **columns,
+            "test_count": data.per_label["positives"],
+            **{
+                name: data.per_label[name]
+                for name in ("average_precision", "auc", "f1", "predicted")
+            },
+        }
     )
 
 
@@ -179,6 +197,7 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         "## Labels",
         _figure(shown, LABELS, "Average precision of each label", _labels_text(data),
                 "No label has a positive test example: nothing to show."),
+        f"All labels: [{PER_LABEL}]({PER_LABEL}), F1 at a threshold of 0.5.",
         markdown.label_table(inputs.label_names, data.train_counts.tolist(), data.per_label,
                              data.num_test),
         "## Relations between the label sets",

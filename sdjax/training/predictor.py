@@ -38,6 +38,7 @@ class Predictor:
       label_names: of the C labels.
       phase: that the run was in when it saved the model.
       step: after which it was saved.
+      thresholds: float64 [C], tuned on the run's validation split; None before the run is tested.
       weights: parameters and variables of all members.
     """
 
@@ -49,12 +50,14 @@ class Predictor:
         spec: ExampleSpec,
         phase: Phase,
         state: TrainState,
+        thresholds: np.ndarray | None = None,
     ):
         self.config = config
         self.preprocess = preprocess
         self.label_names = label_names
         self.phase = phase
         self.step = int(state.step)
+        self.thresholds = thresholds
         self.weights = state.best
         self._state = state
         self._forward = make_forward(model_graph(config, spec))
@@ -70,6 +73,28 @@ class Predictor:
           InputError: if the run stopped before it trained the classifier.
         """
         return self.run(self._preprocessed(x))[0]
+
+    def predict(self, x: Any, threshold: float | None = None) -> np.ndarray:
+        """Decisions, bool [N, C]: whether the probability is at or above the threshold.
+
+        Args:
+          x: raw inputs [N, ...].
+          threshold: of all labels; None takes those that the run tuned on validation.
+
+        Raises:
+          InputError: if the run has not trained the classifier, or not been tested and no threshold
+            is given.
+        """
+        return self.decide(self.predict_proba(x), threshold)
+
+    def decide(self, scores: np.ndarray, threshold: float | None = None) -> np.ndarray:
+        """Decisions, bool [N, C], of probabilities [N, C]; see `predict`."""
+        if threshold is None and self.thresholds is None:
+            raise InputError(
+                "The run has not been tested yet, and has no thresholds: give one, or let the run "
+                "end."
+            )
+        return scores >= (self.thresholds if threshold is None else threshold)
 
     def run(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
         """(probabilities [N, C], representations [N, H]) of preprocessed inputs [N, ...].
@@ -150,7 +175,12 @@ def load(workdir: str | Path) -> Predictor:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")
     state, position = restored
     phase = phase_of_step(phases, int(position["step"]))
-    return Predictor(config, preprocess, tuple(data["label_names"]), spec, phase, state)
+    names = tuple(data["label_names"])
+    path, thresholds = workdir / workdir_lib.RESULTS, None
+    if path.exists():
+        tuned = json.loads(path.read_text())["thresholds"]
+        thresholds = np.array([tuned[name] for name in names])
+    return Predictor(config, preprocess, names, spec, phase, state, thresholds)
 
 
 def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, ...]) -> Weights:

@@ -20,16 +20,20 @@ HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_au
 
 
 def test_results(
-    dataset: Dataset, validation_scores: np.ndarray, test_scores: np.ndarray
+    dataset: Dataset, validation_scores: np.ndarray, test_scores: np.ndarray, per_label: bool
 ) -> dict[str, Any]:
     """The content of `results.json`.
 
     "validation" and "test" hold metrics at a threshold of 0.5, "test_tuned" those of test at the
-    "thresholds" that were tuned on validation, by label.
+    "thresholds" that were tuned on validation: one for all labels, or one `per_label`.
     """
     validation_labels, test_labels = dataset.validation.labels, dataset.test.labels
     counts = label_sets.counts(dataset.train.labels)
-    thresholds = metrics_lib.tune_thresholds(validation_labels, validation_scores)
+    given = (validation_labels, validation_scores)
+    if per_label:
+        thresholds = metrics_lib.tune_thresholds(*given)
+    else:
+        thresholds = np.full(dataset.num_classes, metrics_lib.tune_threshold(*given))
 
     def evaluate(labels: LabelSets, scores: np.ndarray, at: float | np.ndarray) -> dict[str, Any]:
         return metrics_lib.evaluate(labels, scores, thresholds=at, train_counts=counts)

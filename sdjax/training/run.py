@@ -226,7 +226,8 @@ def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[
     results = None
     with together():
         if is_main():
-            results = test_results(setup.dataset, validation.scores, tested.scores)
+            per_label = setup.config.thresholds == "per_label"
+            results = test_results(setup.dataset, validation.scores, tested.scores, per_label)
             if workdir is not None:
                 workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
                 write_report(workdir, setup.config, setup.dataset, tested, results, int(state.step))

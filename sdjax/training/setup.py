@@ -154,7 +154,8 @@ def make_setup(
 def program_config(config: Config) -> Config:
     """`config` with the defaults of the fields that change no compiled program."""
     default = Config()
-    names = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints", "select_by")
+    names = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
+    names += ("select_by", "thresholds")
     return dataclasses.replace(
         config,
         **{name: getattr(default, name) for name in names},

@@ -33,6 +33,7 @@ _CHANGEABLE = (
     "evaluate_every",
     "checkpoint_every",
     "keep_checkpoints",
+    "thresholds",
     # Where the data are; that they are the same is checked by their content.
     "data.name",
     "data.train",

@@ -8,6 +8,7 @@ import tracemalloc
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 
@@ -269,3 +270,14 @@ def test_only_the_report_imports_matplotlib_and_never_pyplot():
         "import sdjax.report.report; assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_every_label_is_in_a_file(tmp_path):
+    inputs = make_inputs()
+    report.write_report(tmp_path, inputs)
+    frame = pd.read_csv(tmp_path / "report" / "per_label.csv")
+    each = metrics.per_label(inputs.test_labels, inputs.test_scores)
+    assert frame["label"].tolist() == list(inputs.label_names)
+    for name in ("average_precision", "auc", "f1"):
+        wanted = np.array(each[name], np.float64)
+        np.testing.assert_allclose(frame[name].to_numpy(np.float64), wanted, rtol=1e-12)

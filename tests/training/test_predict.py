@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from sdjax.predict import predict
-from sdjax.training import load, make_setup, train
+from sdjax.training import load, make_setup, score, train
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.run import opened
 
@@ -72,6 +72,35 @@ def test_predict_finds_the_inputs_that_training_found(toy_config, toy_files, tmp
     predict(tmp_path / "run", toy_files / "test.npz", second, "x")
     with np.load(first) as a, np.load(second) as b:
         np.testing.assert_array_equal(a["probabilities"], b["probabilities"])
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".csv", ".jsonl"])
+def test_decided_labels_by_the_thresholds_of_the_run(toy_config, toy_files, tmp_path, suffix):
+    toy_config.supervise.epochs = 1
+    setup = make_setup(toy_config)
+    state = train(setup, tmp_path / "run")
+    x = np.load(toy_files / "test.npz")["x"]
+    with pytest.raises(ValueError, match="has not been tested yet, and has no thresholds"):
+        load(tmp_path / "run").predict(x)
+    score(setup, state, tmp_path / "run")
+    model = load(tmp_path / "run")
+    thresholds = json.loads((tmp_path / "run" / "results.json").read_text())["thresholds"]
+    wanted = model.predict_proba(x) >= np.array([thresholds[name] for name in model.label_names])
+    np.testing.assert_array_equal(model.predict(x), wanted)
+    np.testing.assert_array_equal(model.predict(x, 0.9), model.predict_proba(x) >= 0.9)
+    assert 0 < wanted.mean() < 1
+    path = tmp_path / f"out{suffix}"
+    predict(tmp_path / "run", toy_files / "test.npz", path, labels=True)
+    if suffix == ".npz":
+        found = np.load(path)["labels"]
+    else:
+        names = (
+            [json.loads(line)["labels"] for line in path.read_text().splitlines()]
+            if suffix == ".jsonl"
+            else [each.split(";") for each in pd.read_csv(path)["labels"].fillna("")]
+        )
+        found = np.array([[name in row for name in model.label_names] for row in names])
+    np.testing.assert_array_equal(found, wanted)
 
 
 def test_predict_names_what_is_wrong(trained, toy_files, tmp_path):

@@ -74,6 +74,9 @@ def test_a_run_leaves_results_and_a_report(toy_config, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert {"test", "test_tuned", "validation", "thresholds"} <= results.keys()
     assert set(results["thresholds"]) == set(load(tmp_path).label_names)
+    assert len(set(results["thresholds"].values())) == 1
+    toy_config.thresholds = "per_label"
+    assert len(set(run_all(toy_config, tmp_path)["thresholds"].values())) == 3
     assert (tmp_path / "report" / "report.md").exists()
     assert list((tmp_path / "events").glob("events.out.tfevents*"))
 

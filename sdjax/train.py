@@ -5,6 +5,7 @@ same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; e
 --coordinator, --num_processes and --process_id (docs/scaling.md).
 """
 
+import signal
 import sys
 from pathlib import Path
 
@@ -37,7 +38,11 @@ def run() -> None:
     except InputError as error:
         sys.exit(f"Error: {error}")
     config_flags.DEFINE_config_file("config", str(FOLDER / "yeast.py"))
-    app.run(main)
+    try:
+        app.run(main)
+    except KeyboardInterrupt:  # While libraries are imported.
+        print("Stopped by SIGINT.", file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
 
 
 def main(argv: list[str]) -> None:

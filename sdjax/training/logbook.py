@@ -39,10 +39,17 @@ class Logbook(contextlib.ExitStack):
         if self._records is not None:
             self._records.write(record)
 
-    def update(self, phase: str, done: int, total: int, loss: float, rate: float) -> None:
-        """Shows the state of `phase` after `done` of `total` steps, at `rate` examples a second."""
+    def update(self, phase: str, done: int, total: int, values: Record) -> None:
+        """Shows the state of `phase` after `done` of `total` steps.
+
+        Args:
+          phase: its name.
+          done: steps of the phase so far.
+          total: steps of the phase.
+          values: "loss" and "examples_per_second"; "mAP" where it was validated.
+        """
         if self._progress is not None:
-            self._progress.update(phase, done, total, loss, rate)
+            self._progress.update(phase, done, total, values)
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -116,6 +123,7 @@ class TrainingProgress:
             )
             self._bar = Progress(*columns, console=self._console)
         self._tasks = {}
+        self._validated = ""
         self._last_line = 0.0
 
     def __enter__(self) -> "TrainingProgress":
@@ -127,9 +135,12 @@ class TrainingProgress:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, phase: str, done: int, total: int, loss: float, rate: float) -> None:
-        """Shows the state of `phase` after `done` of `total` steps, at `rate` examples a second."""
-        status = f"loss {loss:.4f}  {rate:,.0f} examples/s"
+    def update(self, phase: str, done: int, total: int, values: Record) -> None:
+        """Shows the state of `phase` after `done` of `total` steps; see `Logbook.update`."""
+        if values.get("mAP") is not None:
+            self._validated = f"  validation mAP {values['mAP']:.4f}"
+        rate = values["examples_per_second"]
+        status = f"loss {values['loss']:.4f}  {rate:,.0f} examples/s{self._validated}"
         if self._bar is not None:
             if phase not in self._tasks:
                 self._tasks[phase] = self._bar.add_task(phase, total=total, status="")

@@ -71,7 +71,9 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
             stack.enter_context(InterruptGuard()),
             stack.enter_context(StepProfiler(traced)),
         )
-        if step:
+        if step == setup.phases[-1].stop:
+            run.logbook.say(f"The run is finished, after step {step}: it is only tested again.")
+        elif step:
             run.logbook.say(f"Resuming after step {step} of {setup.phases[-1].stop}.")
         for phase in setup.phases:
             if step >= phase.stop:
@@ -152,6 +154,7 @@ class _Running:
         )
         sharding = batch_sharding(setup.mesh)
         pending: list[Metrics] = []
+        self.logbook.say(f"{phase.name}: {phase.num_steps} steps; the first one compiles.")
         started = time.monotonic()
         while step < phase.stop:
             self.profiler.before_step(pending)
@@ -172,11 +175,13 @@ class _Running:
             seconds = max(time.monotonic() - started, 1e-9)
             rate = len(pending) * setup.examples_per_step / seconds
             where = {"step": step, "epoch": done / setup.steps_per_epoch, "phase": phase.name}
-            self.logbook.write({**where, "split": "train", **means, "examples_per_second": rate})
-            self.logbook.update(phase.name, done, phase.num_steps, means["loss"], rate)
+            means["examples_per_second"] = rate
+            self.logbook.write({**where, "split": "train", **means})
             values = validate(state) if validates else None
             if values is not None:
                 self.logbook.write({**where, "split": "validation", **values})
+            mean_ap = {} if values is None else {"mAP": values.get("mAP")}
+            self.logbook.update(phase.name, done, phase.num_steps, {**means, **mean_ap})
             if saves and self.checkpoints is not None:
                 chosen = values if phase is setup.phases[-1] and is_main() else None
                 self.checkpoints.save(step, state, setup.position(step), chosen)

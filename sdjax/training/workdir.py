@@ -76,17 +76,19 @@ def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
         (workdir / ".writable").unlink()
     except OSError as error:
         raise OSError(f"workdir {workdir} cannot be written to: {error.strerror}.") from error
-    advice = "Choose another --workdir, or remove this one to start again."
     if (workdir / CONFIG).exists():
         here, there = flat(config), flat(read_config(workdir))
-        texts = [
-            f"{name}: there {there[name]!r}, here {here[name]!r}"
+        names = [
+            name
             for name in sorted(here)
             if here[name] != there[name] and not name.startswith(_CHANGEABLE)
         ]
-        if texts:
+        if names:
+            texts = [f"{name}: there {there[name]!r}, here {here[name]!r}" for name in names]
             raise InputError(
-                f"workdir {workdir} holds the run of another config ({'; '.join(texts)}). {advice}"
+                f"workdir {workdir} holds the run of another config ({'; '.join(texts)}). "
+                f"Choose another, such as --workdir={_named(workdir, names, here)}, or remove this "
+                "one to start again."
             )
     if (workdir / DATA).exists():
         saved = json.loads((workdir / DATA).read_text())
@@ -94,8 +96,15 @@ def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
         if changed:
             raise InputError(
                 f"workdir {workdir} holds a run on other data: changed since then: "
-                f"{', '.join(changed)}. {advice}"
+                f"{', '.join(changed)}. Choose another --workdir, or remove this one to start "
+                "again."
             )
+
+
+def _named(workdir: Path, names: list[str], values: dict[str, Any]) -> Path:
+    """A workdir beside another, named by the fields in which its run differs."""
+    parts = [f"{name.rpartition('.')[2]}={values[name]}" for name in names[:3]]
+    return workdir.with_name("_".join([workdir.name, *parts]).replace("/", "-").replace(" ", ""))
 
 
 def describe_data(dataset: Dataset) -> dict[str, Any]:

@@ -117,11 +117,12 @@ def test_signals_save_and_the_next_run_ends_the_same(toy_config, tmp_path, monke
     assert records_without_rates(cut) == records_without_rates(tmp_path / "whole")
 
 
-def test_a_finished_run_only_tests_again(toy_config, tmp_path):
+def test_a_finished_run_only_tests_again(toy_config, tmp_path, capsys):
     first = run_all(toy_config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
     assert run_all(toy_config, tmp_path) == first
     assert (tmp_path / "metrics.jsonl").read_text() == before
+    assert "The run is finished, after step 10: it is only tested again." in capsys.readouterr().err
 
 
 def test_non_finite_loss_names_the_step_and_keeps_what_is_saved(toy_config, tmp_path, monkeypatch):
@@ -150,7 +151,10 @@ def test_workdir_of_another_config(toy_config, tmp_path):
     claim(toy_config, tmp_path)
     toy_config.loss.temperature = 0.3
     toy_config.batch_size = 8
-    text = r"another config \(batch_size: there 16, here 8; loss.temperature: there 0.07, here 0.3"
+    text = (
+        r"another config \(batch_size: there 16, here 8; loss.temperature: there 0.07, here 0.3\). "
+        rf"Choose another, such as --workdir={tmp_path}_batch_size=8_temperature=0.3, or remove"
+    )
     with pytest.raises(ValueError, match=text):
         claim(toy_config, tmp_path)
 

@@ -138,7 +138,8 @@ def make_setup(
     if config.loss.name == "supcon" and config.recipe != "bce":
         for split, source in (("train", train), ("validation", dataset.validation)):
             _check_single_label(split, source.labels)
-    if config.select_by in VALIDATION_METRICS and not label_sets.counts(dataset.validation.labels).any():
+    labelled = label_sets.counts(dataset.validation.labels).any()
+    if config.select_by in VALIDATION_METRICS and not labelled:
         raise InputError(
             f"select_by={config.select_by!r} needs a label in the validation split, which has none."
         )

@@ -209,11 +209,14 @@ def check(config: Config) -> None:
         raise InputError(f"loss.normalizer is for mulsupcon, not for {config.loss.name!r}.")
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
-    if config.select_by == "contrastive" and config.recipe != "joint":
-        raise InputError(
-            f"select_by='contrastive' needs recipe 'joint': the last phase of {config.recipe!r} "
-            "has no contrastive loss."
-        )
+    if config.select_by == "contrastive":
+        if config.recipe != "joint":
+            raise InputError(
+                f"select_by='contrastive' needs recipe 'joint': the last phase of "
+                f"{config.recipe!r} has no contrastive loss."
+            )
+        if not config.contrastive_weight:
+            raise InputError("select_by='contrastive' needs a contrastive_weight above 0.")
 
 
 def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) -> Config:

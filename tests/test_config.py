@@ -88,6 +88,8 @@ def test_options_that_exclude_each_other():
         check(config)
     with pytest.raises(ValueError, match="select_by='contrastive' needs recipe 'joint'"):
         check(Config(recipe="finetune", select_by="contrastive"))
+    with pytest.raises(ValueError, match="'contrastive' needs a contrastive_weight above 0"):
+        check(Config(recipe="joint", contrastive_weight=0.0, select_by="contrastive"))
 
 
 @pytest.mark.parametrize(

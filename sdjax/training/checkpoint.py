@@ -96,7 +96,7 @@ class Checkpoints:
         step: int,
         state: Any,
         position: Position,
-        metrics: Mapping[str, float] | None = None,
+        metrics: Mapping[str, float | None] | None = None,
     ) -> None:
         """Starts to write the state after `step` steps.
 
@@ -104,8 +104,8 @@ class Checkpoints:
           step: not smaller than that of any checkpoint there is; one that is there stays as it is.
           state: any pytree of arrays.
           position: of the data.
-          metrics: of the validation at this step, None without one. Those that are not finite count
-            as absent.
+          metrics: of the validation at this step, None without one. Those that are None or not
+            finite count as absent.
 
         Raises:
           OSError: if this checkpoint, or the one before it, could not be written.
@@ -121,7 +121,8 @@ class Checkpoints:
         if step == newest:
             return
         self._best.check(metrics or {})
-        finite = {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)}
+        given = {k: float(v) for k, v in (metrics or {}).items() if v is not None}
+        finite = {k: v for k, v in given.items() if math.isfinite(v)}
         self._saving = step
         items = {
             STATE: ocp.args.StandardSave(state),

@@ -23,7 +23,7 @@ Forward = Callable[[Weights, Any], tuple[Array, Array]]
 
 # Of the views of validation examples: the same at every step, so that its curve is smooth.
 _VIEWS_SEED = 0
-_VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
+VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
 
 
 class Outputs(NamedTuple):
@@ -103,19 +103,19 @@ def make_validate(
     mesh: Mesh,
     source: Source,
     batch_size: int,
-) -> Callable[[TrainState], dict[str, float]]:
+) -> Callable[[TrainState], dict[str, float | None]]:
     """A function from state to the numbers that the learning curves show of a split.
 
     Losses are means over the batches, by their number of examples, with dropout off: the
     contrastive one of two views of each example, as in training, binary cross-entropy of the
     examples as they are. mAP and F1 are added where the phase trains the classifier, on the main
-    process.
+    process; None where they are not defined.
     """
     losses, forward = make_losses(config, phase, graph, mesh), make_forward(graph, mesh)
     rows = rows_of_process(batch_size, mesh)
 
-    def validate(state: TrainState) -> dict[str, float]:
-        totals: dict[str, float] = {}
+    def validate(state: TrainState) -> dict[str, float | None]:
+        totals: dict[str, Any] = {}
         scores = []
         starts = range(0, len(source), batch_size)
         batches = evaluation_batches(source, batch_size, rows=rows)
@@ -129,7 +129,7 @@ def make_validate(
                 scores.append(jax.device_get(forward(state.best, on_device["x"])[0])[:count])
         if phase.supervised and is_main():
             totals |= metrics_lib.evaluate(
-                source.labels, np.concatenate(scores), only=_VALIDATION_METRICS
+                source.labels, np.concatenate(scores), only=VALIDATION_METRICS
             )
         return totals
 

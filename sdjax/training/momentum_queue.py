@@ -79,8 +79,8 @@ def follow(follower: Aux, params: nnx.State, momentum: float) -> Aux:
 def weights_of(follower: Aux, params: nnx.State, variables: nnx.State) -> tuple[Any, Any]:
     """Parameters and variables of a model whose followed parts are the follower's."""
     return (
-        nnx.State({**jax.lax.stop_gradient(params), **follower["params"]}),
-        nnx.State({**variables, **follower["variables"]}),
+        nnx.merge_state(jax.lax.stop_gradient(params), follower["params"]),
+        nnx.merge_state(variables, follower["variables"]),
     )
 
 
@@ -97,8 +97,10 @@ def candidates(queue: Aux, z: Array, labels: Any, where: Array) -> tuple[Array, 
         both = jnp.concatenate([new[:, None], old], axis=1)
         return both.reshape(-1, *both.shape[2:])
 
-    kept = (queue["z"], queue["labels"], queue["where"])
-    return jax.tree.map(joined, (z, labels, where), kept)
+    sets = (labels, queue["labels"])
+    length = max(x.shape[-1] for x in jax.tree.leaves(sets))
+    labels, remembered = (_of_length(each, length) for each in sets)
+    return jax.tree.map(joined, (z, labels, where), (queue["z"], remembered, queue["where"]))
 
 
 def remember(queue: Aux, z: Array, labels: Any, where: Array) -> Aux:
@@ -115,4 +117,14 @@ def remember(queue: Aux, z: Array, labels: Any, where: Array) -> Aux:
 
 
 def _followed(state: nnx.State) -> nnx.State:
-    return nnx.State({name: state[name] for name in _FOLLOWED if name in state})
+    return nnx.filter_state(state, lambda path, _: path[0] in _FOLLOWED)
+
+
+def _of_length(labels: Any, length: int) -> Any:
+    """`labels`, their lists padded to `length`; those of another split may be shorter."""
+
+    def padded(x: Array) -> Array:
+        widths = [(0, 0)] * (x.ndim - 1) + [(0, length - x.shape[-1])]
+        return jnp.pad(x, widths, constant_values=-1)
+
+    return jax.tree.map(padded, labels) if isinstance(labels, LabelIndices) else labels

@@ -200,15 +200,11 @@ def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, .
         parts.append("classifier")
     states = []
     for old, new in zip(source.weights, wanted, strict=True):
-        states.append(
-            nnx.State(
-                {
-                    name: _fitted(name, old.get(name, nnx.State({})), new[name], config)
-                    for name in parts
-                    if name in new
-                }
-            )
-        )
+        state = nnx.State({})
+        for name in parts:
+            if name in new:
+                state[name] = _fitted(name, old.get(name, nnx.State({})), new[name], config)
+        states.append(state)
     return Weights(*states)
 
 

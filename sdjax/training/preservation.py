@@ -38,7 +38,7 @@ class BestStep(ocp_managers.PreservationPolicy):
             n=1, get_metric_fn=lambda rank: rank, keep_checkpoints_without_metrics=False
         )
 
-    def check(self, metrics: Mapping[str, float]) -> None:
+    def check(self, metrics: Mapping[str, float | None]) -> None:
         """Raises InputError if there are metrics, and not the one of the policy."""
         if self._name and metrics and self._name not in metrics:
             raise InputError(

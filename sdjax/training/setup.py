@@ -15,7 +15,7 @@ from sdjax.errors import InputError
 from sdjax.models.registry import load_weights
 from sdjax.training import momentum_queue, predictor
 from sdjax.training.checkpoint import ForeignCheckpointError, Position
-from sdjax.training.evaluate import make_losses
+from sdjax.training.evaluate import VALIDATION_METRICS, make_losses
 from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
 from sdjax.training.processes import check_equal, is_main, together
 from sdjax.training.recipes import Phase, make_phases, phase_of_step
@@ -136,7 +136,13 @@ def make_setup(
     check_batch_size(config.batch_size, len(train), config.microbatches, mesh)
     momentum_queue.check(config)
     if config.loss.name == "supcon" and config.recipe != "bce":
-        _check_single_label(train.labels)
+        for split, source in (("train", train), ("validation", dataset.validation)):
+            _check_single_label(split, source.labels)
+    labelled = label_sets.counts(dataset.validation.labels).any()
+    if config.select_by in VALIDATION_METRICS and not labelled:
+        raise InputError(
+            f"select_by={config.select_by!r} needs a label in the validation split, which has none."
+        )
     spec = ExampleSpec.of(dataset.input_spec, labels_spec(train.labels))
     setup = Setup(
         config=config,
@@ -179,13 +185,13 @@ def _steps_per_epoch(config: Config, dataset: data_lib.Dataset) -> int:
     return data_lib.steps_per_epoch(len(dataset.train), config.batch_size, config.drop_remainder)
 
 
-def _check_single_label(labels: label_sets.LabelSets) -> None:
+def _check_single_label(split: str, labels: label_sets.LabelSets) -> None:
     sizes = label_sets.sizes(labels)
     if (sizes != 1).any():
         row = int(np.argmax(sizes != 1))
         raise InputError(
             f"loss 'supcon' needs exactly one label an example, got {int(sizes[row])} in row {row} "
-            "of the train split; 'any' and 'all' are its multi-label forms."
+            f"of the {split} split; 'any' and 'all' are its multi-label forms."
         )
 
 
@@ -202,11 +208,9 @@ def _initial_weights(
     model = make_model(config, spec, jax.random.key(config.seed))
     load_weights(config.model, model.encoder)
     _, *states = nnx.split(model, nnx.Param, ...)
-    parts = [{name: s[name] for name in ("encoder",) if name in s} for s in states]
+    parts = [nnx.filter_state(state, lambda path, _: path[0] == "encoder") for state in states]
     members = config.model.members
-    return Weights(
-        *(jax.tree.map(lambda x: np.stack([x] * members), nnx.State(part)) for part in parts)
-    )
+    return Weights(*jax.tree.map(lambda x: np.stack([x] * members), parts))
 
 
 def _trace(setup: Setup) -> None:

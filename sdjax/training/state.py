@@ -147,7 +147,7 @@ def init_state(
     params_key, step_key = jax.random.split(key)
     weights = init_model(config, spec, params_key)
     if initial is not None:
-        weights = Weights(*map(_with_parts, weights, initial))
+        weights = Weights(*map(nnx.merge_state, weights, initial))
     state = TrainState(
         step=jnp.asarray(phase.start, jnp.int32),
         params=weights.params,
@@ -157,10 +157,6 @@ def init_state(
         key=jax.random.key_data(step_key),
     )
     return begin_phase(state, config, spec, phase)
-
-
-def _with_parts(state: nnx.State, parts: nnx.State) -> nnx.State:
-    return nnx.State({**state, **parts})
 
 
 def begin_phase(state: TrainState, config: Config, spec: ExampleSpec, phase: Phase) -> TrainState:

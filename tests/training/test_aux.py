@@ -43,8 +43,13 @@ def batches(count=STEPS, seed=0):
         }
 
 
-def listed(labels):
-    return LabelIndices(np.asarray(LabelIndices.from_multi_hot(labels).indices), CLASSES)
+def as_lists(labels, length):
+    """Multi-hot labels as lists of indices, padded to `length`."""
+    indices = np.full((len(labels), length), -1, np.int32)
+    for i, row in enumerate(labels):
+        present = np.flatnonzero(row)
+        indices[i, : len(present)] = present
+    return LabelIndices(indices, CLASSES)
 
 
 def start(config, devices=1, format="multi_hot"):
@@ -64,11 +69,7 @@ def run(config, devices=1, format="multi_hot"):
     states, metrics = [jax.device_get(state)], []
     for batch in batches():
         if format == "indices":
-            rows = [np.flatnonzero(row) for row in batch["labels"]]
-            indices = np.full((BATCH, CLASSES), -1, np.int32)
-            for i, row in enumerate(rows):
-                indices[i, : len(row)] = row
-            batch = {**batch, "labels": LabelIndices(indices, CLASSES)}
+            batch = {**batch, "labels": as_lists(batch["labels"], CLASSES)}
         state, values = step(state, jax.device_put(batch, batch_sharding(mesh)))
         states.append(jax.device_get(state))
         metrics.append(jax.device_get(values))
@@ -192,6 +193,41 @@ def test_batch_statistics_are_those_of_the_rows_that_are_there():
         norm = variables["encoder"]["norms"][0]
         np.testing.assert_allclose(norm["mean"][...][0], mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(norm["var"][...][0], variance, rtol=1e-4)
+
+
+def test_statistics_of_microbatches_beside_a_queue_do_not_depend_on_the_devices():
+    config = toy_config()
+    config.model.norm, config.microbatches = "batch", 2
+    config.queue.size = SLOTS * BATCH
+    one, four = (run(config, devices)[0][-1] for devices in (1, 4))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5),
+        (one.params, one.aux),
+        (four.params, four.aux),
+    )
+    model, follower = (
+        aux["encoder"]["norms"][0]["mean"][...]
+        for aux in (one.aux["variables"], one.aux["follower"]["variables"])
+    )
+    assert np.abs(model - follower).max() > 1e-3
+
+
+@pytest.mark.parametrize("length", [2, CLASSES + 2])
+def test_lists_of_another_length_meet_the_queue(length):
+    """As those of the validation split may."""
+    config = toy_config()
+    config.queue.size = SLOTS * BATCH
+    found = []
+    for shape in (CLASSES, length):
+        state, step, (phase, graph, mesh) = start(config, format="indices")
+        batch, other = (
+            {**each, "labels": as_lists(np.minimum(each["labels"], [1, 1, 0]), size)}
+            for each, size in zip(batches(2), (CLASSES, shape))
+        )
+        state, _ = step(state, batch)
+        losses = make_losses(config, phase, graph, mesh)
+        found.append(float(losses(state.best, state.aux, other)["contrastive"]))
+    assert found[0] == pytest.approx(found[1], rel=1e-6)
 
 
 def test_evaluation_takes_running_statistics_and_changes_nothing():

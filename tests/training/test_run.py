@@ -422,6 +422,8 @@ def test_a_run_starts_from_the_weights_of_another(toy_config, tmp_path):
             jax.tree.leaves(first.weights.params[part]), jax.tree.leaves(state.params[part])
         ):
             np.testing.assert_array_equal(new, np.concatenate([old, old]))
+    # What is traced, compiled and restored is of one structure.
+    assert jax.tree.structure(state) == jax.tree.structure(setup.abstract_state(setup.position(0)))
     toy_config.model.width = 24
     text = r"its model is of another shape \(encoder.layers.0.bias: \(16,\) there, \(24,\) here"
     with pytest.raises(ValueError, match=text):
@@ -485,9 +487,9 @@ def test_records_drops_what_a_resumed_run_repeats(tmp_path):
     assert [record["step"] for record in read_records(tmp_path / "metrics.jsonl")] == [1, 2]
 
 
-@pytest.mark.parametrize("case", ["rare", "single", "images"])
+@pytest.mark.parametrize("case", ["rare", "single", "images", "unlabelled validation"])
 def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
-    """Empty label sets with labels that never occur; one label; images."""
+    """Empty label sets with labels that never occur; one label; images; no metric to select by."""
     rng = np.random.default_rng(0)
     for split, size in (("train", 40), ("validation", 16), ("test", 16)):
         x = rng.normal(size=(size, 8, 8) if case == "images" else (size, 5)).astype(np.float32)
@@ -495,6 +497,8 @@ def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
         if case == "rare":
             labels[:, 2:] = 0
             labels[: size // 2] = 0
+        if case == "unlabelled validation" and split == "validation":
+            labels[:] = 0
         np.savez(tmp_path / f"{split}.npz", x=x, labels=labels)
         setattr(toy_config.data, split, str(tmp_path / f"{split}.npz"))
     if case == "images":
@@ -506,3 +510,10 @@ def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
     assert test["counts"]["labels_without_positive"] == (2 if case == "rare" else 0)
     losses = [record["loss"] for record in read_records(tmp_path / "run" / "metrics.jsonl")]
     assert np.isfinite(losses).all()
+    toy_config.select_by = "mAP"
+    if case == "unlabelled validation":
+        assert results["validation"]["mAP"] is None
+        with pytest.raises(ValueError, match="select_by='mAP' needs a label in the validation sp"):
+            make_setup(toy_config)
+    else:
+        make_setup(toy_config)

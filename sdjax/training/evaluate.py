@@ -13,7 +13,7 @@ from sdjax import metrics as metrics_lib
 from sdjax.config import Config
 from sdjax.data import Source, evaluation_batches, to_device
 from sdjax.training.mesh import Mesh, batch_sharding, replicated, rows_of_process
-from sdjax.training.objective import Batch, make_objective
+from sdjax.training.objective import Batch, Objective
 from sdjax.training.processes import is_main
 from sdjax.training.recipes import Phase
 from sdjax.training.state import TrainState, Weights
@@ -81,7 +81,7 @@ def make_losses(
     config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
 ) -> Callable[[Weights, Any, Batch], dict[str, Array]]:
     """The jitted losses of a batch, as a function of (weights, aux, batch); means over members."""
-    objective = make_objective(config, phase, graph, mesh)
+    objective = Objective(config, phase, graph, mesh)
 
     @jax.jit
     def losses(weights: Weights, aux: Any, batch: Batch) -> dict[str, Array]:

@@ -1,5 +1,6 @@
 """The loss of a phase: a pure function of parameters, aux, batch and key."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -24,7 +25,6 @@ from sdjax.training.state import Aux, Weights
 Array = jax.Array
 Batch = dict[str, Any]
 Metrics = dict[str, Array]
-Objective = Callable[..., tuple[Array, tuple[Aux, Metrics]]]
 
 # Labels whose logits are held at once; more of them pass in blocks.
 LABEL_BLOCK = 4096
@@ -107,10 +107,11 @@ def mean_of_rows(values: Array, where: Array) -> Array:
     return jnp.where(where, values, 0).sum() / jnp.maximum(where.sum(), 1)
 
 
-def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh) -> Objective:
-    """The loss of a phase, for one member.
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """The loss of a phase, of one member of the model.
 
-        objective(params, aux, batch, key, training) -> (loss, (aux, metrics))
+        (params, aux, batch, key, training) -> (loss, (aux, metrics))
 
     Two views of each example are drawn where the encoder learns; they are one batch of twice the
     size to the contrastive loss, in which an example's views are positives of each other. With a
@@ -120,96 +121,120 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
     Without `training`, dropout is off, batch statistics are the running ones, and the supervised
     term is of the examples as they are; the contrastive term is of two views and of as many
     candidates as in training, so that both mean the same. The aux comes back as it was.
-    """
-    contrastive_loss = make_contrastive_loss(config.loss, mesh)
-    queued = bool(config.queue.size and phase.contrastive)
-    wanted = {"z"} if phase.contrastive else set()
-    wanted |= {"bce"} if phase.supervised else set()
 
-    def network(
+    Attributes:
+      config: of the run.
+      phase: tells which losses there are, and what learns.
+      graph: structure of the model.
+      mesh: over which the rows of a batch are spread.
+    """
+
+    config: Config
+    phase: Phase
+    graph: nnx.GraphDef
+    mesh: Mesh
+
+    def __call__(
+        self, params: nnx.State, aux: Aux, batch: Batch, key: Array, training: bool
+    ) -> tuple[Array, tuple[Aux, Metrics]]:
+        phase, weights = self.phase, Weights(params, aux["variables"])
+        anchors, second_view, dropout = batch, batch, None
+        if phase.trains_encoder:
+            first, second, dropout = jax.random.split(key, 3)
+            first_view, second_view = (
+                _view(each, batch, self.config.augment) for each in (first, second)
+            )
+            anchors = first_view if self._queued else _side_by_side(first_view, second_view)
+        if training:
+            classified, smoothing = anchors, self.config.label_smoothing
+            results, variables = self._network(weights, anchors, dropout, ("z", "bce"), smoothing)
+            aux = {**aux, "variables": variables}
+        else:
+            classified, dropout = batch, None
+            results = self._network(weights, anchors, None, ("z",))[0]
+            results |= self._network(weights, batch, None, ("bce",))[0]
+        metrics: Metrics = {}
+        loss = jnp.zeros(())
+        if phase.contrastive:
+            candidates = None
+            if self._queued:
+                aux, candidates = self._remembered(aux, params, second_view, dropout, training)
+            metrics |= self._contrast(weights, results["z"], anchors, candidates)
+            loss += phase.contrastive * metrics["contrastive"]
+        if phase.supervised:
+            metrics["bce"] = mean_of_rows(results["bce"], classified["where"])
+            loss += phase.supervised * metrics["bce"]
+        return loss, (aux, metrics)
+
+    @property
+    def _queued(self) -> bool:
+        return bool(self.config.queue.size and self.phase.contrastive)
+
+    def _network(
+        self,
         weights: Weights,
         rows: Batch,
         dropout: Array | None,
-        wanted: set[str],
+        names: tuple[str, ...],
         smoothing: float = 0.0,
     ) -> tuple[dict[str, Array], nnx.State]:
-        """What the losses need of each row, neither its activations nor its logits; variables."""
+        """What the losses need of each row, and the model's variables; no activations, no logits.
+
+        Args:
+          weights: of the model.
+          rows: a batch.
+          dropout: a key; with it, batch statistics are those of the batch.
+          names: "z" and "bce"; those that the phase has no use for are left out.
+          smoothing: of the labels.
+        """
+        phase = self.phase
+        wants_z = "z" in names and bool(phase.contrastive)
+        wants_bce = "bce" in names and bool(phase.supervised)
 
         def of_rows(rows: Batch, dropout: Array | None, variables: nnx.State):
             # NNX refuses to change variables of an outer trace: these are copies of them.
-            model = nnx.merge(graph, *jax.tree.map(lambda x: x, (weights.params, variables)))
+            model = nnx.merge(self.graph, *jax.tree.map(lambda x: x, (weights.params, variables)))
             rngs = None if dropout is None else nnx.Rngs(dropout=dropout)
             h = model.encode(rows["x"], rngs=rngs, where=rows["where"])
             if not phase.trains_encoder:
                 h = jax.lax.stop_gradient(h)
             results = {}
-            if "z" in wanted:
+            if wants_z:
                 results["z"] = model.project(h)
-            if "bce" in wanted:
+            if wants_bce:
                 results["bce"] = classifier_loss(model, h, rows["labels"], smoothing)
             return results, nnx.split(model, nnx.Param, ...)[2]
 
-        if not wanted:
+        if not (wants_z or wants_bce):
             return {}, weights.variables
-        of_batch = in_microbatches(of_rows, config.microbatches, mesh)
+        of_batch = in_microbatches(of_rows, self.config.microbatches, self.mesh)
         return of_batch(rows, dropout, weights.variables)
 
-    def contrast(weights: Weights, z: Array, rows: Batch, candidates: Any = None) -> Metrics:
-        metrics: Metrics = {}
-        temperature: Any = config.loss.temperature
-        if config.loss.learn_temperature:
-            temperature = nnx.merge(graph, *weights).loss.temperature
+    def _contrast(self, weights: Weights, z: Array, rows: Batch, candidates: Any) -> Metrics:
+        """The contrastive loss, and the temperature where it is learned."""
+        config, metrics = self.config.loss, {}
+        temperature: Any = config.temperature
+        if config.learn_temperature:
+            temperature = nnx.merge(self.graph, *weights).loss.temperature
             metrics["temperature"] = temperature
-        given = [z, _labels_of(config.loss, rows["labels"])]
+        given = [z, _labels_of(config, rows["labels"])]
         options = {"temperature": temperature, "where": rows["where"]}
         if candidates is not None:
             others, labels, options["candidate_where"] = candidates
-            given += [others, _labels_of(config.loss, labels)]
-        return {"contrastive": contrastive_loss(*given, **options), **metrics}
-
-    def objective(
-        params: nnx.State, aux: Aux, batch: Batch, key: Array, training: bool
-    ) -> tuple[Array, tuple[Aux, Metrics]]:
-        weights = Weights(params, aux["variables"])
-        anchors, dropout, second_view = batch, None, None
-        if phase.trains_encoder:
-            first, second, dropout = jax.random.split(key, 3)
-            first_view, second_view = (
-                _view(each, batch, config.augment) for each in (first, second)
-            )
-            anchors = first_view if queued else _side_by_side(first_view, second_view)
-        if training:
-            results, variables = network(weights, anchors, dropout, wanted, config.label_smoothing)
-            aux, classified = {**aux, "variables": variables}, anchors
-        else:
-            dropout, classified = None, batch
-            results = {
-                **network(weights, anchors, None, wanted & {"z"})[0],
-                **network(weights, batch, None, wanted & {"bce"})[0],
-            }
-        terms: Metrics = {}
-        if queued:
-            aux, candidates = _remembered(aux, params, second_view, dropout, training)
-            terms |= contrast(weights, results["z"], anchors, candidates)
-        elif phase.contrastive:
-            terms |= contrast(weights, results["z"], anchors)
-        if phase.supervised:
-            terms["bce"] = mean_of_rows(results["bce"], classified["where"])
-        scales = {"contrastive": phase.contrastive, "bce": phase.supervised}
-        parts = (scales[name] * terms[name] for name in scales if name in terms)
-        loss = sum(parts, jnp.zeros(()))
-        return loss, (aux, terms)
+            given += [others, _labels_of(config, labels)]
+        loss = make_contrastive_loss(config, self.mesh)(*given, **options)
+        return {"contrastive": loss, **metrics}
 
     def _remembered(
-        aux: Aux, params: nnx.State, rows: Any, dropout: Array | None, training: bool
+        self, aux: Aux, params: nnx.State, rows: Batch, dropout: Array | None, training: bool
     ) -> tuple[Aux, Any]:
         """The aux after the batch, and the candidates that the follower and the queue give it."""
         follower = aux["follower"]
         if training:
-            follower = momentum_queue.follow(follower, params, config.queue.momentum)
+            follower = momentum_queue.follow(follower, params, self.config.queue.momentum)
         weights = Weights(*momentum_queue.weights_of(follower, params, aux["variables"]))
         key = None if dropout is None else jax.random.fold_in(dropout, 1)
-        results, variables = network(weights, rows, key, {"z"})
+        results, variables = self._network(weights, rows, key, ("z",))
         new = (jax.lax.stop_gradient(results["z"]), rows["labels"], rows["where"])
         candidates = momentum_queue.candidates(aux["queue"], *new)
         if training:
@@ -219,8 +244,6 @@ def make_objective(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
                 "queue": momentum_queue.remember(aux["queue"], *new),
             }
         return aux, candidates
-
-    return objective
 
 
 def _view(key: Array, batch: Batch, config: AugmentConfig) -> Batch:

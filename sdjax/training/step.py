@@ -11,7 +11,7 @@ from flax import nnx
 
 from sdjax.config import Config
 from sdjax.training.mesh import Mesh, state_sharding
-from sdjax.training.objective import Batch, Metrics, make_objective
+from sdjax.training.objective import Batch, Metrics, Objective
 from sdjax.training.recipes import Phase, learning_rate_schedule, make_optimizer
 from sdjax.training.state import TrainState, Weights, update_average
 
@@ -28,7 +28,7 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
     """
     optimizer = make_optimizer(phase)
     schedule = learning_rate_schedule(phase.config, phase.num_steps)
-    objective = make_objective(config, phase, graph, mesh)
+    objective = Objective(config, phase, graph, mesh)
     gradient = jax.value_and_grad(objective, has_aux=True)
 
     def member_step(params: Any, aux: Any, opt_state: Any, key: Array, batch: Batch) -> Any:

@@ -11,9 +11,9 @@ from sdjax.losses import LOSSES
 from sdjax.training.mesh import batch_sharding, evaluation_batch_size, make_mesh, state_sharding
 from sdjax.training.microbatches import in_microbatches
 from sdjax.training.objective import (
+    Objective,
     binary_cross_entropy,
     make_contrastive_loss,
-    make_objective,
     mean_of_rows,
 )
 from sdjax.training.recipes import make_phases
@@ -61,7 +61,7 @@ def objective_of(config, spec=None):
     """Parameters and aux of one member, and the objective as a function of them, batch and key."""
     (phase,), spec = make_phases(config, steps_per_epoch=4), spec or spec_of()
     state = initializer(config, spec, phase, one_device())(jax.random.key(config.seed), None)
-    objective = make_objective(config, phase, model_graph(config, spec), one_device())
+    objective = Objective(config, phase, model_graph(config, spec), one_device())
     params, aux = jax.tree.map(lambda x: np.asarray(x[0]), (state.params, state.aux))
     return params, aux, lambda *given: objective(*given, True)
 

@@ -4,7 +4,7 @@
 
 Value and gradient are compiled ahead of time for each topology (`pip install 'jax[tpu]'`). The peak
 is the compiler's, arguments and results included. Operations of matrix products, and bytes that a
-device sends, are counted in the traced program, loops times their rounds; the rounds of a
+device sends, are counted in the compiled program, loops times their rounds; the rounds of a
 triangle's rows, which vary, count by their mean.
 """
 
@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import sdjax
 from sdjax._src import tiling
-from sdjax.forecast.cost import counted
+from sdjax.forecast import hlo
 
 TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPU chips.")
 BATCHES = flags.DEFINE_list("batches", ["32768", "262144", "1048576"], "Rows over all devices.")
@@ -75,18 +75,20 @@ def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[st
         local, mesh=mesh, in_specs=(spec, spec), out_specs=(P(), spec), check_vma=False
     )
     traced = jax.jit(run).trace(z, labels)
-    tiles, _ = tiling.tiling(batch // mesh.size)
-    counts = counted(traced.jaxpr, unknown_rounds=(tiles + 1) / 2)
     start = time.perf_counter()
-    memory = traced.lower().compile().memory_analysis()
+    compiled: Any = traced.lower().compile()
     seconds = time.perf_counter() - start
+    tiles, _ = tiling.tiling(batch // mesh.size)
+    rounds, program = (tiles + 1) / 2, hlo.parse(compiled.as_text())
+    flop, collectives = program.flop(rounds), program.collectives(rounds)
     ideal = 4 * batch**2 * DEPTH.value / mesh.size
-    sent = [f"{counts[kind] / 1e6:,.0f}" for kind in ("ring", "gathered", "scattered")]
+    kinds = ("collective-permute", "all-gather", "reduce-scatter")
+    sent = [sum(each.sent for each in collectives if each.kind == kind) for kind in kinds]
     return [
-        f"{memory.peak_memory_in_bytes / 1e6:,.0f}",
-        f"{counts['flop'] / 1e9:,.0f}",
-        f"{counts['flop'] / ideal:.2f}",
-        *sent,
+        f"{compiled.memory_analysis().peak_memory_in_bytes / 1e6:,.0f}",
+        f"{flop / 1e9:,.0f}",
+        f"{flop / ideal:.2f}",
+        *(f"{amount / 1e6:,.0f}" for amount in sent),
         f"{seconds:.0f}",
     ]
 

@@ -14,7 +14,6 @@ from sdjax.config import Config
 from sdjax.errors import InputError
 from sdjax.forecast import hlo
 from sdjax.forecast.chips import CHIPS, Chip
-from sdjax.forecast.cost import counted
 from sdjax.training.mesh import batch_sharding, check_batch_size, make_mesh
 from sdjax.training.recipes import Phase
 from sdjax.training.state import ExampleSpec, abstract, model_graph
@@ -146,7 +145,7 @@ def forecast(
         basis,
         fits=peak <= chip.memory,
         peak=peak,
-        flop=counted(traced.jaxpr, rounds, share=1 / len(devices))["flop"],
+        flop=program.flop(rounds),
         traffic=program.memory_traffic(rounds),
         collectives=tuple(program.collectives(rounds)),
         compile_seconds=time.perf_counter() - started,

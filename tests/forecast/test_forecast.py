@@ -1,6 +1,5 @@
 """The reader of compiled programs, and forecasts for TPUs where libtpu is there."""
 
-import functools
 import importlib.util
 import os
 import subprocess
@@ -16,7 +15,6 @@ from jax.sharding import PartitionSpec as P
 
 from sdjax.forecast import hlo
 from sdjax.forecast.chips import CHIPS
-from sdjax.forecast.cost import counted
 from sdjax.forecast.forecast import Forecast, topology
 
 ROOT = Path(__file__).parents[2]
@@ -104,30 +102,120 @@ def test_what_xla_inserts_for_shardings():
     assert sent(P("a"))["all-gather"] == 7 / 8 * size
 
 
-def test_products_and_convolutions_by_hand():
-    def f(x, w, image, kernel):
-        y = jax.lax.fori_loop(0, 3, lambda _, x: x @ w, x)
-        out = jax.lax.conv_general_dilated(
-            image, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        return y.sum() + out.sum()
-
-    shapes = [(8, 16), (16, 16), (2, 10, 10, 3), (3, 3, 3, 5)]
-    jaxpr = jax.make_jaxpr(f)(*(np.zeros(shape, np.float32) for shape in shapes))
-    convolution = 2 * (2 * 10 * 10 * 5) * (3 * 3 * 3)
-    assert counted(jaxpr, 1)["flop"] == 3 * 2 * 8 * 16 * 16 + convolution
-    assert counted(jaxpr, 1, share=0.25)["flop"] == (3 * 2 * 8 * 16 * 16 + convolution) / 4
+def compiled(function, *shapes):
+    return jax.jit(function).lower(*(np.zeros(shape, np.float32) for shape in shapes)).compile()
 
 
-def test_sharded_work_counts_by_the_device():
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "SAME"},
+        {"window_strides": (2, 3), "padding": [(1, 2), (0, 3)], "rhs_dilation": (2, 1)},
+        {"lhs_dilation": (2, 3), "padding": [(1, 0), (2, 2)]},
+        {"padding": "VALID", "feature_group_count": 2},
+        {"padding": "VALID", "batch_group_count": 2},
+    ],
+)
+def test_convolutions_as_xla_counts_them(options):
+    """Without loops, XLA's own count is exact."""
+    options = {"window_strides": (1, 1), **options}
+    channels = 4 // options.get("feature_group_count", 1)
+
+    def f(x, kernel):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=layout, **options)
+
+    program = compiled(f, (4, 11, 10, 4), (3, 3, channels, 6))
+    flop = hlo.parse(program.as_text()).flop()
+    assert flop == program.cost_analysis()["flops"] > 0
+
+
+@pytest.mark.parametrize(
+    ("line", "flop"),
+    [
+        # As TPUs write products of 16 pairs of matrices, 256×128 and 128×64.
+        (
+            "f32[16,256,64]{2,1,0} convolution(%a, %b), window={size=16 stride=15 lhs_dilate=16}, "
+            "dim_labels=0bf_0io->0bf",
+            16 * 2 * 256 * 128 * 64,
+        ),
+        # Two products, one in each half of a batch.
+        (
+            "f32[2,16,256,64]{3,2,1,0} dot(%a, %b), lhs_batch_dims={0,1}, "
+            "lhs_contracting_dims={3}, rhs_batch_dims={0,1}, rhs_contracting_dims={2}",
+            2 * 16 * 2 * 256 * 128 * 64,
+        ),
+    ],
+)
+def test_products_of_batches(line, flop):
+    left, right = ("2,16,256,128", "2,16,128,64") if "dot" in line else ("16,256,128", "16,128,64")
+    text = f"""
+ENTRY %main (a: f32[{left}], b: f32[{right}]) -> f32[1] {{
+  %a = f32[{left}] parameter(0)
+  %b = f32[{right}] parameter(1)
+  ROOT %out = {line}
+}}
+"""
+    assert hlo.parse(text).flop() == flop
+
+
+def test_loops_count_as_often_as_they_run():
+    """XLA's count has the body once: the reason for ours."""
+
+    def f(x, w, times):
+        x = jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=3)[0]
+        return jax.lax.fori_loop(0, times, lambda _, x: x @ w, x)
+
+    once = 2 * 8 * 16 * 16
+    args = [np.zeros(shape, np.float32) for shape in ((8, 16), (16, 16))]
+    program = jax.jit(f).lower(*args, 5).compile()
+    assert hlo.parse(program.as_text()).flop(unknown_rounds=5) == (3 + 5) * once
+    assert program.cost_analysis()["flops"] < 3 * once
+
+
+def test_of_the_branches_of_a_condition_the_largest_counts():
+    def f(x, w, flag):
+        return jax.lax.cond(flag, lambda x: x @ w, lambda x: jnp.tanh(x @ w) @ w @ w, x)
+
+    args = [np.zeros(shape, np.float32) for shape in ((8, 16), (16, 16))]
+    program = hlo.parse(jax.jit(f).lower(*args, True).compile().as_text())
+    assert program.flop() == 3 * 2 * 8 * 16 * 16
+
+
+def test_work_counts_by_the_device():
+    """Rows are spread over the devices; what all of them compute counts whole."""
     mesh = jax.make_mesh((8,), ("a",), (AxisType.Auto,))
-    local = functools.partial(jax.shard_map, mesh=mesh, in_specs=P("a"), out_specs=P("a"))
-    jaxpr = jax.make_jaxpr(local(lambda x: x @ jax.lax.all_gather(x, "a", tiled=True).T))(
-        np.zeros((16, 4), np.float32)
-    )
-    counts = counted(jaxpr, 1, share=1 / 8)
-    assert counts["flop"] == 2 * 2 * 4 * 16
-    assert counts["gathered"] == 16 * 4 * 4
+
+    def flop(spec):
+        sharding = NamedSharding(mesh, spec)
+        x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=sharding)
+        w = jax.ShapeDtypeStruct((32, 8), jnp.float32, sharding=NamedSharding(mesh, P()))
+        program = jax.jit(lambda x, w: x @ w, out_shardings=sharding).lower(x, w).compile()
+        return hlo.parse(program.as_text()).flop()
+
+    whole = 2 * 16 * 32 * 8
+    assert flop(P("a")) == whole / 8
+    assert flop(P()) == whole
+
+
+def test_a_sum_in_parts_is_one_operation():
+    """As TPUs write it: the sum of all, of which each device cuts out its part."""
+    text = """
+%all-reduce-scatter.3 (input: f32[64,32]) -> f32[16,32] {
+  %input = f32[64,32]{1,0} parameter(0)
+  %place = s32[] constant(0)
+  %all = f32[64,32]{1,0} all-reduce(%input), channel_id=4, replica_groups={{0,1,2,3}}, to_apply=%add
+  ROOT %part = f32[16,32]{1,0} dynamic-slice(%all, %place, %place), dynamic_slice_sizes={16,32}
+}
+
+ENTRY %main (p: f32[64,32]) -> f32[16,32] {
+  %p = f32[64,32]{1,0} parameter(0)
+  ROOT %fusion = f32[16,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3
+}
+"""
+    (found,) = hlo.parse(text).collectives()
+    assert (found.kind, found.shape, found.group) == ("reduce-scatter", "f32[16,32]", 4)
+    assert found.sent == 3 / 4 * 64 * 32 * 4
 
 
 def test_the_slowest_resource_bounds():

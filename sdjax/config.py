@@ -60,7 +60,8 @@ class DataConfig:
 
     `name` is a TFDS data set: bundled (`yeast`, `digits`) or of the catalogue (`voc/2007`);
     `train`, `validation` and `test` are then TFDS split expressions. With `name="files"` they
-    are paths of the user's own files (.npz, .h5, .csv, .parquet, .arff, .jsonl).
+    are paths of the user's own files (.npz, .h5, .csv, .tsv, .parquet, .arff, .jsonl, .svm; text
+    also as .gz).
     """
 
     name: str = "yeast"
@@ -71,6 +72,7 @@ class DataConfig:
     split_seed: int = number(0, least=0)  # draws those rows; seeds of a study share them
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
+    label_separator: str = ""  # files: what splits the one label column, as ";" does "a;b"
     ignore: str = ""  # files: columns that are neither features nor labels
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
     label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them

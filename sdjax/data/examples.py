@@ -2,11 +2,13 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy import sparse
 
 from sdjax import label_sets
-from sdjax.data.rows import RowArray, Rows, blocks
+from sdjax.data.rows import RowArray, Rows, SparseRows, blocks
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
@@ -22,7 +24,8 @@ class Examples:
 
     Attributes:
       origin: the file or split, for error messages.
-      inputs: float [N, F]; or images, uint8 or float [N, H, W, channels].
+      inputs: float [N, F], sparse ones as `SparseRows`; or images, uint8 or float
+        [N, H, W, channels].
       labels: multi-hot uint8 [N, C], or `LabelIndices` of int32 [N, L]; None for new rows to
         predict.
       label_names: C names; empty where `labels` is None.
@@ -49,10 +52,11 @@ class Examples:
         return "vector" if len(self.inputs.shape) == 2 else "image"
 
     def take(self, rows: np.ndarray) -> "Examples":
-        """The examples at `rows`; inputs are not copied."""
+        """The examples at `rows`; inputs are not copied, unless they are sparse."""
+        inputs = self.inputs
         return dataclasses.replace(
             self,
-            inputs=Rows(self.inputs, rows),
+            inputs=inputs.take(rows) if isinstance(inputs, SparseRows) else Rows(inputs, rows),
             labels=None if self.labels is None else label_sets.take(self.labels, rows),
             ids=None if self.ids is None else tuple(self.ids[row] for row in rows),
             hashes=None if self.hashes is None else self.hashes[rows],
@@ -71,6 +75,20 @@ def check_finite(origin: str, inputs: RowArray, feature_names: Sequence[str]) ->
     """Raises ValueError, naming the place, where a feature is missing or not finite."""
     if inputs.dtype.kind != "f":
         return
+    found = _first_stored(inputs.matrix) if isinstance(inputs, SparseRows) else _first(inputs)
+    if found is None:
+        return
+    count, row, place, value = found
+    column = f"feature {feature_names[place[0]]!r}" if feature_names else f"input {tuple(place)}"
+    raise InputError(
+        f"{origin}: {column} is {value} in row {row} (the first row is 0); "
+        f"{count} inputs in all are missing or not finite. "
+        "Fill them in, or leave the column out with data.ignore."
+    )
+
+
+def _first(inputs: RowArray) -> tuple[int, int, list[int], Any] | None:
+    """How many values are not finite; row, place in it, and value of the first."""
     first, count = None, 0
     for block in blocks(inputs):
         finite = np.isfinite(inputs[block])
@@ -80,15 +98,22 @@ def check_finite(origin: str, inputs: RowArray, feature_names: Sequence[str]) ->
         if first is None:
             row, *place = (int(index) for index in np.argwhere(~finite)[0])
             first = (block.start + row, place, inputs[block][(row, *place)])
-    if first is None:
-        return
-    row, place, value = first
-    column = f"feature {feature_names[place[0]]!r}" if feature_names else f"input {tuple(place)}"
-    raise InputError(
-        f"{origin}: {column} is {value} in row {row} (the first row is 0); "
-        f"{count} inputs in all are missing or not finite. "
-        "Fill them in, or leave the column out with data.ignore."
-    )
+    return None if first is None else (count, *first)
+
+
+def _first_stored(matrix: sparse.csr_array) -> tuple[int, int, list[int], Any] | None:
+    """`_first` of a sparse matrix, whose zeros are finite."""
+    places = np.flatnonzero(~np.isfinite(matrix.data))
+    if not len(places):
+        return None
+    row, column = _row_and_column(matrix, places[0])
+    return len(places), row, [column], matrix.data[places[0]]
+
+
+def _row_and_column(matrix: sparse.csr_array, place: int) -> tuple[int, int]:
+    """Where the stored value number `place` stands."""
+    row = int(np.searchsorted(matrix.indptr, place, side="right")) - 1
+    return row, int(matrix.indices[place])
 
 
 def check_labels(origin: str, labels: LabelSets, label_names: Sequence[str] = ()) -> LabelSets:
@@ -116,6 +141,27 @@ def from_lists(lists: Sequence[Sequence[int]], num_classes: int) -> LabelSets:
     return LabelIndices(indices, num_classes)
 
 
+def from_csr(origin: str, sets: SparseRows, label_names: Sequence[str] = ()) -> LabelSets:
+    """Label sets of a sparse matrix [N, C] of 0/1: multi-hot where labels are few.
+
+    Raises:
+      ValueError: naming the place, where a label is neither 0 nor 1.
+    """
+    matrix = sets.matrix
+    wrong = np.flatnonzero(matrix.data != 1)
+    if len(wrong):
+        row, column = _row_and_column(matrix, wrong[0])
+        raise _not_binary(origin, label_names, column, matrix.data[wrong[0]], row)
+    count, num_classes = matrix.shape
+    if num_classes <= MOST_MULTI_HOT:
+        return matrix.toarray().astype(np.uint8)
+    sizes = np.diff(matrix.indptr)
+    indices = np.full((count, max(int(sizes.max(initial=0)), 1)), -1, np.int32)
+    # True fills a row from the left, in the order in which its indices are stored.
+    indices[np.arange(indices.shape[1]) < sizes[:, None]] = matrix.indices
+    return LabelIndices(indices, num_classes)
+
+
 def check_binary(origin: str, labels: np.ndarray, label_names: Sequence[str] = ()) -> np.ndarray:
     """Multi-hot `labels` [N, C] as uint8; those of uint8 or bool are not copied.
 
@@ -132,14 +178,20 @@ def check_binary(origin: str, labels: np.ndarray, label_names: Sequence[str] = (
         wrong = values > 1 if same else (values != 0) & (values != 1)
         if wrong.any():
             row, column = np.argwhere(wrong)[0]
-            name = repr(label_names[column]) if label_names else column
-            raise InputError(
-                f"{origin}: labels must be 0 or 1; label {name} is "
-                f"{part[row, column]!s} in row {block.start + row} (the first row is 0)."
-            )
+            raise _not_binary(origin, label_names, column, part[row, column], block.start + row)
         if not same:
             result[block] = values
     return result
+
+
+def _not_binary(
+    origin: str, label_names: Sequence[str], column: int, value: object, row: int
+) -> InputError:
+    name = repr(label_names[column]) if label_names else column
+    return InputError(
+        f"{origin}: labels must be 0 or 1; label {name} is {value!s} in row {row} "
+        "(the first row is 0)."
+    )
 
 
 def check_indices(origin: str, indices: np.ndarray, num_classes: int) -> LabelIndices:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sdjax import label_sets
 from sdjax.data.images import EncodedImages
-from sdjax.data.rows import RowArray, Rows, blocks
+from sdjax.data.rows import RowArray, Rows, SparseRows, blocks
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
 
@@ -20,7 +20,8 @@ MOST_HASHED_IMAGES = 10_000
 def row_hashes(inputs: Any) -> np.ndarray:
     """One hash of 64 bits for each row of `inputs`, uint64 [N].
 
-    Images that are decoded when they are asked for are hashed as they are encoded.
+    Images that are decoded when they are asked for are hashed as they are encoded, sparse rows by
+    what is stored of them.
 
     Args:
       inputs: an array of N rows, or a pytree of such arrays.
@@ -64,6 +65,10 @@ def _of_array(array: RowArray) -> np.ndarray:
     if encoded is not None:
         rows = array.rows if isinstance(array, Rows) else range(len(array))
         return _digests(encoded.encoded(int(row)) for row in rows)
+    if isinstance(array, Rows) and isinstance(array.base, SparseRows):
+        array = array.base.take(array.rows)
+    if isinstance(array, SparseRows):
+        return _digests(array.content())
     parts = [np.zeros(0, np.uint64)]
     for block in blocks(array):
         values = np.ascontiguousarray(array[block])

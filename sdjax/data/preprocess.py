@@ -9,7 +9,7 @@ import numpy as np
 
 from sdjax.data.examples import Examples
 from sdjax.data.images import resize
-from sdjax.data.rows import RowArray, blocks, take_rows
+from sdjax.data.rows import RowArray, SparseRows, blocks, take_rows
 from sdjax.errors import InputError
 
 FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
@@ -137,6 +137,8 @@ def _moments(inputs: RowArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
     Sums run over one block of rows after another: no copy of all is made.
     """
+    if isinstance(inputs, SparseRows):
+        return _sparse_moments(inputs)
     width = inputs.shape[-1]
     count = math.prod(inputs.shape) // width
     total, square, largest = np.zeros(width), np.zeros(width), np.zeros(width)
@@ -148,3 +150,15 @@ def _moments(inputs: RowArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     for block in blocks(inputs):
         square += np.square(inputs[block].reshape(-1, width) - mean).sum(axis=0)
     return mean, np.sqrt(square / count), largest
+
+
+def _sparse_moments(inputs: SparseRows) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_moments` from what is stored: sum (x - mean)^2 = stored sum + (number of zeros) mean^2."""
+    matrix, (count, width) = inputs.matrix, inputs.shape
+    columns, values = matrix.indices, matrix.data.astype(np.float64)
+    mean = np.bincount(columns, values, width) / count
+    zeros = count - np.bincount(columns, minlength=width)
+    square = np.bincount(columns, np.square(values - mean[columns]), width)
+    largest = np.zeros(width)
+    np.maximum.at(largest, columns, np.abs(values))
+    return mean, np.sqrt((square + zeros * np.square(mean)) / count), largest

@@ -1,10 +1,12 @@
 """Arrays that are asked for some of their rows at a time, and need not be in memory as a whole."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import numpy as np
+from scipy import sparse
 
 # Elements that are worked on at a time: 32 MB of float64.
 BLOCK_ELEMENTS = 1 << 22
@@ -68,12 +70,56 @@ class Computed:
         return self._function(take_rows(self.base, rows))
 
 
+class SparseRows:
+    """The rows of a sparse matrix, made dense when they are asked for.
+
+    Args:
+      matrix: of any of scipy's formats, [N, F]; it is not changed.
+
+    Attributes:
+      matrix: float32, in rows (CSR); of a row each column once, in rising order, and no zeros.
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, matrix: Any):
+        with np.errstate(over="ignore"):  # an infinity is found by `check_finite`
+            csr: Any = sparse.csr_array(matrix, dtype=np.float32)
+        if not csr.has_canonical_format or not csr.data.all():
+            csr = csr.copy()
+            csr.sum_duplicates()
+            csr.eliminate_zeros()
+        self.matrix = csr
+        self.shape: tuple[int, int] = csr.shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self.matrix[rows].toarray()
+
+    def take(self, rows: Any) -> "SparseRows":
+        """The rows at `rows`, sparse."""
+        return SparseRows(self.matrix[rows])
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes that a row consists of, row by row: equal for equal rows."""
+        columns, values = self.matrix.indices.astype(np.int64, copy=False), self.matrix.data
+        for start, stop in itertools.pairwise(self.matrix.indptr.tolist()):
+            yield columns[start:stop].tobytes() + values[start:stop].tobytes()
+
+
+def as_row_array(array: Any) -> RowArray:
+    """`array`, or its rows where it is one of scipy's sparse matrices."""
+    return SparseRows(array) if sparse.issparse(array) else array
+
+
 def take_rows(array: RowArray, rows: Any) -> np.ndarray:
     """`array[rows]`; an array of another library is asked for each row once, in rising order.
 
     That is what h5py wants.
     """
-    if isinstance(array, np.ndarray | Rows | Computed) or isinstance(rows, slice):
+    if isinstance(array, np.ndarray | Rows | Computed | SparseRows) or isinstance(rows, slice):
         return array[rows]
     unique, inverse = np.unique(np.asarray(rows), return_inverse=True)
     return array[unique][inverse]
@@ -81,7 +127,8 @@ def take_rows(array: RowArray, rows: Any) -> np.ndarray:
 
 def in_memory(array: RowArray) -> bool:
     """Whether taking rows is mere copying."""
-    return isinstance(array.base if isinstance(array, Rows) else array, np.ndarray)
+    base = array.base if isinstance(array, Rows) else array
+    return isinstance(base, np.ndarray | SparseRows)
 
 
 def blocks(array: RowArray) -> Iterator[slice]:

@@ -70,7 +70,8 @@ class ArraySource(Source):
 
     Args:
       inputs: an array of N rows, or a pytree of such arrays (a dict, say). Anything that has a
-        shape, a dtype, a length and `[rows]` will do: `np.ndarray`, `np.memmap`, `h5py.Dataset`.
+        shape, a dtype, a length and `[rows]` will do: `np.ndarray`, `np.memmap`, `h5py.Dataset`;
+        and scipy's sparse matrices, of which the rows that are fetched become dense, in float32.
       labels: multi-hot [N, C], or `LabelIndices` of [N, L].
       preprocess: of the inputs of a batch, the same pytree; None takes them as they are.
       hashes: of the rows of `inputs`, by `hashing.row_hashes`, where they are known.
@@ -86,6 +87,7 @@ class ArraySource(Source):
         preprocess: Callable[[Any], Any] | None = None,
         hashes: np.ndarray | None = None,
     ):
+        inputs = jax.tree.map(rows_lib.as_row_array, inputs)
         self._inputs, self._preprocess, self._hashes = inputs, preprocess, hashes
         self._labels = check_labels("labels", labels)
         for path, array in jax.tree_util.tree_leaves_with_path(inputs):

@@ -126,8 +126,8 @@ def test_reads_every_format(name, tmp_path, random):
     assert (len(loaded.train), len(loaded.validation), len(loaded.test)) == (15, 5, 20)
     assert loaded.label_names == ("l_0", "l_1")
     assert loaded.num_classes == LABELS
-    assert loaded.input_shape == (FEATURES,)
-    assert loaded.modality == "vector"
+    assert loaded.input_spec.shape == (FEATURES,)
+    assert loaded.preprocess.kind == "vector"
     assert loaded.preprocess.feature_names == ("a", "b", "c")
     np.testing.assert_array_equal(loaded.test.labels, frame[["l_0", "l_1"]])
     expected = loaded.preprocess(frame[["a", "b", "c"]].to_numpy())
@@ -254,7 +254,7 @@ def test_text_features_are_refused(name, tmp_path, random):
     WRITERS[name](tmp_path / name, frame)
     with pytest.raises(ValueError, match=r"feature 'd' is not a number: 'red' in row 5.*ignore"):
         load_files(tmp_path / name)
-    assert load_files(tmp_path / name, ignore="d").input_shape == (3,)
+    assert load_files(tmp_path / name, ignore="d").input_spec.shape == (3,)
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -320,7 +320,7 @@ def test_array_keys(tmp_path, random):
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["deep/vectors"], file["deep/truth"] = x, y
     loaded = load_files(tmp_path / "a.h5", input_key="deep/vectors", label_key="deep/truth")
-    assert loaded.input_shape == (4,)
+    assert loaded.input_spec.shape == (4,)
     with pytest.raises(ValueError, match=r"set data.input_key. Arrays: 'deep/truth'"):
         load_files(tmp_path / "a.h5")
     with pytest.raises(ValueError, match=r"data.label_key 'nope' is not there. Keys: 'deep/truth'"):
@@ -663,15 +663,15 @@ def test_image_arrays(name, shape, dtype, tmp_path, random):
     images = random.integers(0, 256, (ROWS, *shape)).astype(dtype)
     write_images(tmp_path / name, images, random)
     loaded = load_files(tmp_path / name)
-    assert loaded.modality == "image"
-    assert loaded.input_shape == (*shape, 1)[:3]
+    assert loaded.preprocess.kind == "image"
+    assert loaded.input_spec.shape == (*shape, 1)[:3]
     x = np.stack([row["x"] for row in loaded.train])
     np.testing.assert_allclose(x.mean((0, 1, 2)), 0, atol=1e-5)
     np.testing.assert_allclose(x.std((0, 1, 2)), 1, rtol=1e-4)
     inputs, _ = data.read_inputs(str(tmp_path / name), loaded.preprocess)
     np.testing.assert_array_equal(inputs[2], loaded.test[2]["x"])
     resized = load_files(tmp_path / name, image_size=4)
-    assert resized.test[0]["x"].shape == (4, 4, *loaded.input_shape[2:])
+    assert resized.test[0]["x"].shape == (4, 4, *loaded.input_spec.shape[2:])
     inputs, _ = data.read_inputs(str(tmp_path / name), resized.preprocess)
     np.testing.assert_array_equal(inputs[2], resized.test[2]["x"])
 
@@ -751,10 +751,10 @@ def pictures(tmp_path, random):
 def test_pictures(pictures):
     path = pictures / "a.jsonl"
     loaded = load_files(path, labels="")
-    assert loaded.input_shape == (8, 8, 1)
+    assert loaded.input_spec.shape == (8, 8, 1)
     pixels = np.asarray(Image.open(pictures / "pictures" / "3.png"))[..., None]
     np.testing.assert_array_equal(loaded.test[3]["x"], loaded.preprocess(pixels))
-    assert load_files(path, labels="", image_size=5).input_shape == (5, 5, 1)
+    assert load_files(path, labels="", image_size=5).input_spec.shape == (5, 5, 1)
     x, ids = data.read_inputs(str(path), loaded.preprocess)
     assert ids == [f"pictures/{k}.png" for k in range(6)]
     folder, names = data.read_inputs(str(pictures / "pictures"), loaded.preprocess)

@@ -49,7 +49,7 @@ YEAST_COUNTS = {
 def test_yeast_is_the_published_split(data_dir):
     loaded = load_set("yeast", data_dir)
     assert loaded.label_names == tuple(f"Class{k}" for k in range(1, 15))
-    assert (loaded.input_shape, loaded.modality) == ((103,), "vector")
+    assert (loaded.input_spec.shape, loaded.preprocess.kind) == ((103,), "vector")
     for split, size in (("train", 1200), ("validation", 300), ("test", 917)):
         source = getattr(loaded, split)
         assert len(source) == size
@@ -106,7 +106,7 @@ def test_read_inputs_for_a_set_without_feature_names(data_dir, tmp_path):
 def test_digits(data_dir):
     loaded = load_set("digits", data_dir)
     assert loaded.label_names == tuple("0123456789")
-    assert (loaded.input_shape, loaded.modality) == ((24, 24, 1), "image")
+    assert (loaded.input_spec.shape, loaded.preprocess.kind) == ((24, 24, 1), "image")
     for split, size in digits.SIZES.items():
         source = getattr(loaded, split)
         assert len(source) == size
@@ -146,7 +146,7 @@ def test_voc_like(data_dir):
         load_set("sdjax_voc", data_dir)
     loaded = load_set("sdjax_voc", data_dir, image_size=8)
     assert loaded.label_names == ("cat", "dog", "sofa")
-    assert loaded.input_shape == (8, 8, 3)
+    assert loaded.input_spec.shape == (8, 8, 3)
     labels = [[k >> label & 1 for label in range(3)] for k in range(12)]
     np.testing.assert_array_equal(loaded.train.labels, labels)
     raw = raw_of(loaded, loaded.train)
@@ -162,7 +162,7 @@ def test_celeb_a_like(data_dir):
     assert sorted(loaded.label_names) == ["Bald", "Smiling", "Young"]
     columns = dict(zip(loaded.label_names, loaded.test.labels.T.tolist(), strict=True))
     assert columns == {"Smiling": [1, 0] * 3, "Young": [1, 0, 0] * 2, "Bald": [0] * 6}
-    assert loaded.input_shape == (6, 4, 3)
+    assert loaded.input_spec.shape == (6, 4, 3)
     batches = list(data.evaluation_batches(loaded.test, 4))
     np.testing.assert_array_equal(batches[1]["x"][:2], inputs_of(loaded.test)[4:])
 
@@ -181,7 +181,7 @@ def test_goemotions_like(data_dir):
     assert loaded.preprocess.feature_names == ("size_a", "size_b")
     np.testing.assert_allclose(raw_of(loaded, loaded.test)[3], [1.5, -3], atol=1e-5)
     only = load_set("sdjax_comments", data_dir, input_key="size_a", label_key="joy")
-    assert (only.label_names, only.input_shape) == (("joy",), (1,))
+    assert (only.label_names, only.input_spec.shape) == (("joy",), (1,))
     np.testing.assert_array_equal(only.test.labels[:, 0], [1, 0] * 3)
     with pytest.raises(ValueError, match="must name numbers; 'comment' are none"):
         load_set("sdjax_comments", data_dir, input_key="size_a,comment")
@@ -193,7 +193,7 @@ def test_tables(data_dir):
     loaded = load_set("sdjax_table", data_dir, input_key="features")
     assert sorted(loaded.preprocess.feature_names) == ["p", "q"]
     np.testing.assert_array_equal(loaded.test.labels, np.eye(3)[[0, 1, 2, 0, 1, 2]])
-    assert load_set("sdjax_table", data_dir, input_key="vector").input_shape == (5,)
+    assert load_set("sdjax_table", data_dir, input_key="vector").input_spec.shape == (5,)
 
 
 def test_many_labels_are_lists(data_dir):

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 
 from sdjax.data.examples import Examples, listing
-from sdjax.data.readers import tables
+from sdjax.data.readers import tables, text
 from sdjax.data.readers.options import ReadOptions, readable, select
 from sdjax.errors import InputError
 
+# The name of an attribute, in quotation marks or not; in them, a backslash stands before some.
+NAME = re.compile(
+    r"""^\s*@attribute\s+(?:'((?:\\.|[^\\\n])*?)'(?=[\s{])|"((?:\\.|[^\\\n])*?)"(?=[\s{])|([^\s{},%]+))""",
+    re.IGNORECASE | re.MULTILINE,
+)
+ESCAPED = re.compile(r"""\\(['"\\%])""")
 TRUTH = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}
 
 
@@ -28,22 +34,29 @@ def read_arff(path: str, options: ReadOptions) -> Examples:
     import arff
     import pandas as pd
 
-    with readable(path, "ARFF"), open(path, encoding="utf-8") as file:
-        text = file.read()
-    sparse = re.search(r"^\s*@data\b[^\n]*\n(?:\s*(?:%[^\n]*)?\n)*\s*\{", text, re.I | re.M)
-    if not re.search(r"^\s*@data\b", text, re.I | re.M):
+    with text.open_text(path, "ARFF") as file, readable(path, "ARFF"):
+        source = file.read()
+    sparse = re.search(r"^\s*@data\b[^\n]*\n(?:\s*(?:%[^\n]*)?\n)*\s*\{", source, re.I | re.M)
+    data = re.search(r"^\s*@data\b", source, re.I | re.M)
+    if not data:
         raise InputError(f"{path}: no @data section; truncated?")
     with readable(path, "ARFF"):
-        content = arff.loads(text, return_type=arff.LOD if sparse else arff.DENSE)
-    attributes: list[tuple[str, Any]] = content["attributes"]
-    names = [name for name, _ in attributes]
+        content = arff.loads(source, return_type=arff.LOD if sparse else arff.DENSE)
+    # The parser leaves the backslashes of names where they are, and cuts quotation marks at an end.
+    names = [
+        plain or ESCAPED.sub(r"\1", single or double)
+        for single, double, plain in NAME.findall(source, 0, data.start())
+    ]
+    kinds = [kind for _, kind in content["attributes"]]
+    with readable(path, "ARFF"):
+        attributes: list[tuple[str, Any]] = list(zip(names, kinds, strict=True))
     columns = _columns(content["data"], attributes, bool(sparse))
     options = _with_labels(path, options, str(content["relation"]), names)
     labels = tables.label_columns(path, names, options)
     first = not options.feature_names
     ignored = set(select(path, "data.ignore", options.ignore, names, first))
     known, of_labels = options.label_names or tuple(labels), set(labels)
-    options = dataclasses.replace(options, label_names=known, ignore="")
+    options = dataclasses.replace(options, labels="", label_names=known, ignore="")
     frame = {}
     for (name, kind), values in zip(attributes, columns, strict=True):
         if name in ignored:
@@ -127,7 +140,7 @@ def read_xml(path: str) -> tuple[str, ...]:
 
 def _xml_beside(path: str) -> str | None:
     """The XML file of the same stem, else the one whose stem begins it, else the only one."""
-    stem = os.path.splitext(path)[0]
+    stem = path[: -len(text.suffix(path))]
     found = sorted(glob.glob(os.path.join(glob.escape(os.path.dirname(path)), "*.xml")))
     if f"{stem}.xml" in found:
         return f"{stem}.xml"

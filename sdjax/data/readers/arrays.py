@@ -5,15 +5,25 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+from scipy import sparse
 
-from sdjax.data.examples import Examples, check_binary, check_finite, check_indices, listing
+from sdjax.data.examples import (
+    Examples,
+    check_binary,
+    check_finite,
+    check_indices,
+    from_csr,
+    listing,
+)
 from sdjax.data.images import resize
 from sdjax.data.readers import mapped
 from sdjax.data.readers.options import INPUT_KEYS, LABEL_KEYS, ReadOptions, find_key, readable
-from sdjax.data.rows import Computed, RowArray
+from sdjax.data.rows import Computed, RowArray, SparseRows
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 
+# What a matrix in rows (CSR) consists of.
+SPARSE_PARTS = ("data", "indices", "indptr", "shape")
 Arrays = Mapping[str, Callable[[], Any]]  # by name, read when they are called
 
 
@@ -31,9 +41,10 @@ def read_npz(path: str, options: ReadOptions) -> Examples:
             def read(name: str) -> np.ndarray:
                 return large[name] if name in large else arrays[name]
 
-            return _from_arrays(
-                path, {name: functools.partial(read, name) for name in arrays}, options
-            )
+            found = {name: functools.partial(read, name) for name in arrays}
+            if {"format", "shape", "data"} <= set(found):
+                found = _of_scipy(path, options)
+            return _from_arrays(path, found, options)
 
 
 def read_hdf5(path: str, options: ReadOptions) -> Examples:
@@ -57,6 +68,7 @@ def read_hdf5(path: str, options: ReadOptions) -> Examples:
 
 
 def _from_arrays(path: str, arrays: Arrays, options: ReadOptions) -> Examples:
+    arrays = _with_sparse(path, arrays)
     array = _get(path, arrays, "data.input_key", options.input_key, INPUT_KEYS)
     inputs, labels = as_inputs(path, array, options.image_size), None
     label_names: tuple[str, ...] = ()
@@ -75,21 +87,60 @@ def _from_arrays(path: str, arrays: Arrays, options: ReadOptions) -> Examples:
     )
 
 
+def _of_scipy(path: str, options: ReadOptions) -> dict[str, Callable[[], Any]]:
+    """The matrix that `scipy.sparse.save_npz` wrote, by a name of inputs: it has no labels."""
+    if options.labelled:
+        raise InputError(
+            f"{path}: a sparse matrix alone, and no labels. Save inputs x and labels y, both in "
+            "rows (CSR), by np.savez(path, x_data=x.data, x_indices=x.indices, "
+            "x_indptr=x.indptr, x_shape=x.shape, y_data=y.data, y_indices=y.indices, "
+            "y_indptr=y.indptr, y_shape=y.shape), or dense labels as y=y."
+        )
+    with readable(path, "a sparse matrix"):
+        matrix = sparse.load_npz(path)
+    return {options.input_key or INPUT_KEYS[0]: lambda: matrix}
+
+
+def _with_sparse(path: str, arrays: Arrays) -> Arrays:
+    """`arrays`, those of NAME_data, NAME_indices, NAME_indptr and NAME_shape as NAME."""
+
+    def read(name: str) -> sparse.csr_array:
+        data, indices, indptr, shape = (
+            _read(path, arrays, f"{name}_{part}") for part in SPARSE_PARTS
+        )
+        with readable(path, f"sparse matrix {name!r}"):
+            matrix = sparse.csr_array((data, indices, indptr), tuple(shape.tolist()))
+            matrix.check_format()
+        return matrix
+
+    names = [key.removesuffix("_indptr") for key in arrays if key.endswith("_indptr")]
+    names = [name for name in names if all(f"{name}_{part}" in arrays for part in SPARSE_PARTS)]
+    parts = {f"{name}_{part}" for name in names for part in SPARSE_PARTS}
+    rest = {key: array for key, array in arrays.items() if key not in parts}
+    return rest | {name: functools.partial(read, name) for name in names}
+
+
 def _labels(
     path: str, arrays: Arrays, shape: tuple[int, ...], options: ReadOptions
 ) -> tuple[LabelSets, tuple[str, ...]]:
     """The labels beside inputs of `shape`, and their names.
 
-    They are multi-hot [N, C]. They are lists of label indices [N, L] instead, padded with -1, where
-    the file has a number `num_classes`, or `label_names` of another number than there are columns.
+    They are multi-hot [N, C], dense or sparse. They are lists of label indices [N, L] instead,
+    padded with -1, where the file has a number `num_classes`, or `label_names` of another number
+    than there are columns.
     """
     labels = _get(path, arrays, "data.label_key", options.label_key, LABEL_KEYS)
-    if labels.ndim != 2 or len(labels) != shape[0] or not labels.shape[1]:
+    if labels.ndim != 2 or labels.shape[0] != shape[0] or not labels.shape[1]:
         raise InputError(
             f"{path}: labels must be multi-hot [{shape[0]}, C], or label indices [{shape[0]}, L], "
             f"beside inputs {shape}, got {labels.shape}."
         )
     names = _names(path, arrays, "label_names")
+    if sparse.issparse(labels):
+        names = names or _numbered(labels.shape[1])
+        if len(names) != labels.shape[1]:
+            raise InputError(f"{path}: {len(names)} label_names, and labels are {labels.shape}.")
+        return from_csr(path, SparseRows(labels), names), names
     num_classes = len(names) or labels.shape[1]
     if "num_classes" in arrays:
         num_classes = _number(path, arrays, "num_classes")
@@ -111,8 +162,8 @@ def _numbered(count: int) -> tuple[str, ...]:
     return tuple(f"label_{k}" for k in range(count))
 
 
-def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> RowArray:
-    """`inputs` as float32 [N, F], or uint8 or float32 [N, H, W, channels].
+def as_inputs(path: str, inputs: Any, image_size: int) -> RowArray:
+    """`inputs` as float32 [N, F], sparse where they are, or uint8 or float32 [N, H, W, channels].
 
     What is memory-mapped is converted when it is asked for.
 
@@ -121,6 +172,8 @@ def as_inputs(path: str, inputs: np.ndarray, image_size: int) -> RowArray:
     """
     if inputs.dtype.kind not in "buif":
         raise InputError(f"{path}: inputs must be numbers, got {inputs.dtype}.")
+    if sparse.issparse(inputs) and inputs.shape[1]:
+        return SparseRows(inputs)
     if inputs.ndim == 2 and inputs.shape[1]:
         return _converted(inputs, _as_float32, inputs.shape[1:], np.float32)
     if inputs.ndim not in (3, 4) or 0 in inputs.shape[1:]:
@@ -177,7 +230,8 @@ def _get(path: str, arrays: Arrays, option: str, key: str, known: tuple[str, ...
 
 def _read(path: str, arrays: Arrays, key: str) -> np.ndarray:
     with readable(path, f"array {key!r}"):
-        return np.asanyarray(arrays[key]())
+        array = arrays[key]()
+        return array if sparse.issparse(array) else np.asanyarray(array)
 
 
 def _names(path: str, arrays: Arrays, key: str, count: int | None = None) -> tuple[str, ...]:
@@ -214,6 +268,8 @@ def _align(
         )
     places = {name: place for place, name in enumerate(names)}
     order = [places[name] for name in expected]
+    if isinstance(inputs, SparseRows):
+        return SparseRows(inputs.matrix[:, order]), expected
     if isinstance(inputs, np.memmap | Computed):
         return Computed(inputs, lambda x: x[:, order], (len(order),), inputs.dtype), expected
     return inputs[:, order], expected

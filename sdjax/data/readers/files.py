@@ -8,19 +8,38 @@ from collections.abc import Callable
 from sdjax.config import DataConfig
 from sdjax.data import overlap
 from sdjax.data.examples import Examples
-from sdjax.data.readers import arff, arrays, image_files, jsonl, tables
+from sdjax.data.readers import (
+    arff,
+    arrays,
+    delimited,
+    image_files,
+    jsonl,
+    svmlight,
+    tables,
+    text,
+)
 from sdjax.data.readers.options import ReadOptions
 from sdjax.errors import InputError
 
-READERS: dict[str, Callable[[str, ReadOptions], Examples]] = {
+Reader = Callable[[str, ReadOptions], Examples]
+TEXT_READERS: dict[str, Reader] = {
+    ".csv": delimited.read_csv,
+    ".tsv": delimited.read_tsv,
+    ".arff": arff.read_arff,
+    ".svm": svmlight.read_svmlight,
+    ".libsvm": svmlight.read_svmlight,
+    ".txt": svmlight.read_svmlight,
+    ".jsonl": jsonl.read_jsonl,
+}
+READERS: dict[str, Reader] = {
     ".npz": arrays.read_npz,
     ".h5": arrays.read_hdf5,
     ".hdf5": arrays.read_hdf5,
-    ".csv": tables.read_csv,
     ".parquet": tables.read_parquet,
-    ".arff": arff.read_arff,
-    ".jsonl": jsonl.read_jsonl,
+    **TEXT_READERS,
+    **{f"{suffix}.gz": reader for suffix, reader in TEXT_READERS.items()},
 }
+KNOWN = f"{', '.join(name for name in READERS if not name.endswith('.gz'))}; text also as .gz"
 
 
 def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples]:
@@ -30,6 +49,7 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
         ignore=config.ignore,
         input_key=config.input_key,
         label_key=config.label_key,
+        label_separator=config.label_separator,
         image_size=config.image_size,
     )
     defaults = DataConfig()
@@ -37,7 +57,7 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
         if not path or (path == getattr(defaults, split) and not os.path.exists(path)):
             raise InputError(
                 f"data.name is 'files': data.{split} must be the path of a file "
-                f"({', '.join(READERS)}), got {path!r}."
+                f"({KNOWN}), got {path!r}."
             )
     validation = config.validation
     if validation == defaults.validation and not os.path.exists(validation):
@@ -69,10 +89,10 @@ def read_examples(path: str, options: ReadOptions) -> Examples:
         raise FileNotFoundError(f"{path}: no such file.{_nearest(path)}")
     if not options.labelled and image_files.is_images(path):
         return image_files.read_images(path, options)
-    suffix = os.path.splitext(path)[1].lower()
+    suffix = text.suffix(path)
     if suffix not in READERS or os.path.isdir(path):
         what = "a folder" if os.path.isdir(path) else f"suffix {suffix!r}"
-        raise InputError(f"{path}: {what}; data files are {', '.join(READERS)}.")
+        raise InputError(f"{path}: {what}; data files are {KNOWN}.")
     return READERS[suffix](path, options)
 
 

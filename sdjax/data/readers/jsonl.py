@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from sdjax.data.examples import Examples, check_binary, check_finite, from_lists, listing
+from sdjax.data.examples import Examples, check_binary, check_finite, listing
 from sdjax.data.images import EncodedImages
-from sdjax.data.readers import image_files, tables
+from sdjax.data.readers import image_files, label_lists, tables, text
 from sdjax.data.readers.arrays import as_inputs
 from sdjax.data.readers.options import (
     INPUT_KEYS,
@@ -16,7 +16,6 @@ from sdjax.data.readers.options import (
     ReadOptions,
     find_key,
     readable,
-    split_names,
 )
 from sdjax.data.rows import RowArray
 from sdjax.errors import InputError
@@ -29,10 +28,13 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
     """Reads a file of JSON objects, one a line.
 
     The input is a list of numbers, an object of numbers by feature name, or the path of an
-    image (seen from the file's folder). The labels are a list of label names, an object of 0/1
-    by label name, or a multi-hot list of 0/1; more than 1,024 labels that are given as lists of
-    names are kept as lists of indices. Where no field is called like an input, every
-    field is a column as in a CSV file, and `options.labels` names the label columns.
+    image (seen from the file's folder). The labels are a list of label names, text that
+    `options.label_separator` splits into names, an object of 0/1 by label name, a multi-hot list
+    of 0/1, or a list of the labels' numbers, which no multi-hot list is where lengths differ; more
+    than 1,024 labels that are given as lists are kept as lists of indices.
+
+    Where no field is called like an input, every field is a column as in a CSV file, and
+    `options.labels` names the label columns.
     """
     import pandas as pd
 
@@ -43,6 +45,7 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
     if not rows:
         raise InputError(f"{path}: the file has no row.")
     if input_key is None or not isinstance(rows[0].get(input_key), list | dict | str):
+        _refuse_text(path, rows[0], label_key, options)
         return tables.from_frame(path, pd.DataFrame(rows, columns=keys), options)
     inputs, feature_names = _inputs(path, _column(path, rows, input_key), options)
     labels, label_names = None, ()
@@ -58,7 +61,7 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
 
 
 def _rows(path: str) -> Rows:
-    with readable(path, "JSON lines"), open(path, encoding="utf-8-sig") as file:
+    with text.open_text(path, "JSON lines") as file, readable(path, "JSON lines"):
         lines = file.readlines()
     rows = []
     for number, line in enumerate(lines, start=1):
@@ -91,6 +94,8 @@ def _inputs(path: str, column: list[Any], options: ReadOptions) -> tuple[RowArra
     if isinstance(column[0], str):
         folder = os.path.dirname(path)
         paths = [os.path.join(folder, name) for name in column]
+        if not (image_files.is_images(column[0]) or os.path.exists(paths[0])):
+            raise InputError(f"{path}: the input {column[0][:60]!r} is no image. {tables.TEXT}")
         return image_files.from_paths(path, paths, options), ()
     names: tuple[str, ...] = ()
     if isinstance(column[0], dict):
@@ -112,6 +117,9 @@ def _labels(
     path: str, column: list[Any], options: ReadOptions
 ) -> tuple[LabelSets, tuple[str, ...]]:
     """Label sets and their names; names not known from training are sorted."""
+    separator = options.label_separator
+    if separator and isinstance(column[0], str):
+        column = [label_lists.split_cell(value, separator) for value in column]
     first = next((value for value in column if value), column[0])
     if isinstance(first, dict):
         names = options.label_names or tuple(first)
@@ -124,26 +132,45 @@ def _labels(
         values = np.array([[value[name] for name in names] for value in column], object)
         return check_binary(path, values, names), names
     if not isinstance(first, list):
-        raise InputError(f"{path}: labels must be lists or objects, got {first!r}.")
-    if first and not isinstance(first[0], str):
+        raise InputError(
+            f"{path}: labels must be lists or objects, or text with data.label_separator, got "
+            f"{first!r}."
+        )
+    numbers = bool(first) and not isinstance(first[0], str)
+    if numbers and not _are_indices(path, column, options):
         values = _array(path, column, "labels")
         names = tuple(f"label_{k}" for k in range(values.shape[1]))
         return check_binary(path, values, names), names
-    found = sorted({str(name) for value in column for name in value})
-    names = options.label_names
-    if not names and options.labels:
-        names = tuple(split_names("data.labels", options.labels, found))
-    names = names or tuple(found)
-    if not names:
-        raise InputError(f"{path}: no row has a label; name all labels in data.labels.")
-    places = {name: place for place, name in enumerate(names)}
-    unknown = [name for name in found if name not in places]
-    if unknown:
-        raise InputError(
-            f"{path}: labels that are not among the {len(names)} known ones: {listing(unknown)}. "
-            "Name all labels in data.labels."
-        )
-    return from_lists([[places[name] for name in value] for value in column], len(names)), names
+    lists = [[str(name) for name in value] for value in column]
+    key = int if numbers else None
+    return label_lists.from_names(path, lists, options, declared=options.labels, key=key)
+
+
+def _are_indices(path: str, column: list[Any], options: ReadOptions) -> bool:
+    """Whether lists of numbers are the numbers of labels, and not multi-hot of one length."""
+    known = options.label_names
+    ragged = len({len(value) for value in column}) > 1
+    if not (known[0].isdigit() if known else ragged):
+        return False
+    for row, value in enumerate(column):
+        for label in value:
+            if type(label) is not int or label < 0:
+                raise InputError(
+                    f"{path}: labels are lists of numbers of labels, as their lengths differ; got "
+                    f"{label!r} in row {row} (the first is 0)."
+                )
+    return True
+
+
+def _refuse_text(
+    path: str, row: dict[str, Any], label_key: str | None, options: ReadOptions
+) -> None:
+    """Raises InputError for a row of text beside a field of labels."""
+    if label_key is None or options.labels or not options.labelled:
+        return
+    for key, value in row.items():
+        if key != label_key and key.lower() not in tables.ID_COLUMNS and isinstance(value, str):
+            raise InputError(f"{path}: field {key!r} is text ({value[:60]!r}). {tables.TEXT}")
 
 
 def _array(path: str, column: list[Any], what: str) -> np.ndarray:

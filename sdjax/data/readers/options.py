@@ -27,6 +27,8 @@ class ReadOptions:
       channels: of images that are decoded; 0 takes the first image's.
       feature_names: those of training, where this is another split or rows to predict.
       label_names: likewise.
+      label_separator: splits the text of the one label column into names; "" where labels are
+        columns of 0/1.
       labelled: whether labels are needed; without, label columns are left out.
     """
 
@@ -38,6 +40,7 @@ class ReadOptions:
     channels: int = 0
     feature_names: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
+    label_separator: str = ""
     labelled: bool = True
 
 

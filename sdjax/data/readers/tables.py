@@ -1,13 +1,11 @@
-"""Tables whose columns are features and labels: CSV, Parquet, and what else becomes a frame."""
+"""Tables whose columns are features and labels: Parquet, and what else becomes a frame."""
 
-import csv
-import warnings
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sdjax.data.examples import Examples, check_binary, check_finite, listing
+from sdjax.data.readers import label_lists
 from sdjax.data.readers.options import ReadOptions, readable, select
 from sdjax.errors import InputError
 
@@ -16,23 +14,7 @@ if TYPE_CHECKING:
 
 # A column of row names, or the index that pandas writes: never a feature.
 ID_COLUMNS = ("id", "unnamed: 0")
-
-
-def read_csv(path: str, options: ReadOptions) -> Examples:
-    """Reads a comma-separated file with a header line."""
-    import pandas as pd
-
-    with readable(path, "CSV"), open(path, encoding="utf-8-sig", newline="") as file:
-        header = next(csv.reader(file), [])
-    if not any(name.strip() for name in header):
-        raise InputError(f"{path}: the file is empty; a header line was expected.")
-    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
-    if repeated:
-        raise InputError(f"{path}: columns that occur twice: {listing(repeated)}.")
-    with readable(path, "CSV"), warnings.catch_warnings():
-        warnings.simplefilter("error", pd.errors.ParserWarning)
-        frame = pd.read_csv(path, index_col=False, low_memory=False, encoding="utf-8-sig")
-    return from_frame(path, frame, options)
+TEXT = "Text needs an encoder of tokens, which is not there yet."
 
 
 def read_parquet(path: str, options: ReadOptions) -> Examples:
@@ -51,8 +33,10 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
     """
     frame = frame.rename(columns=str)
     ids = [name for name in frame.columns if name.lower() in ID_COLUMNS]
-    label_names = label_columns(path, list(frame.columns), options)
-    dropped = {*label_names, *ids}
+    named = _column_of_names(path, frame, options)
+    label_names = [named] if named else label_columns(path, list(frame.columns), options)
+    # A label whose name stood in a column may be called like a feature.
+    dropped = {*label_names, *ids}.difference(options.feature_names)
     if options.ignore:
         # What is ignored in training may be absent from other splits.
         first = not options.feature_names
@@ -64,9 +48,13 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
     inputs = _numbers(path, frame, features)
     check_finite(path, inputs, features)
     labels = None
-    if options.labelled:
-        values = _label_values(path, frame, label_names)
-        labels = check_binary(path, values, label_names)
+    if options.labelled and named:
+        separator, cells = options.label_separator, frame[named]
+        cells = cells.astype(object).where(cells.notna(), None)
+        lists = [label_lists.split_cell(value, separator) for value in cells]
+        labels, label_names = label_lists.from_names(path, lists, options)
+    elif options.labelled:
+        labels = _binary(path, frame, label_names)
     return Examples(
         origin=path,
         inputs=inputs,
@@ -93,6 +81,25 @@ def label_columns(path: str, columns: list[str], options: ReadOptions) -> list[s
             f"patterns such as 'label_*'. Columns: {listing(columns)}."
         )
     return select(path, "data.labels", options.labels, columns)
+
+
+def _column_of_names(path: str, frame: "pd.DataFrame", options: ReadOptions) -> str | None:
+    """The one label column that holds the names of a row's labels; None for columns of 0/1."""
+    if not options.labels:
+        return None
+    # Columns of 0/1 that are absent are reported all at once, by `label_columns`.
+    required = options.labelled and bool(options.label_separator)
+    columns = select(path, "data.labels", options.labels, list(frame.columns), required)
+    if options.label_separator and len(columns) > 1:
+        raise InputError(
+            f"{path}: data.label_separator splits one column, and data.labels is "
+            f"{len(columns)}: {listing(columns)}."
+        )
+    if len(columns) != 1:
+        return None
+    filled = frame[columns[0]].dropna()
+    lists = len(filled) > 0 and label_lists.is_list(filled.iloc[0])
+    return columns[0] if options.label_separator or lists else None
 
 
 def _align(path: str, features: list[str], options: ReadOptions) -> list[str]:
@@ -144,14 +151,15 @@ def _parsed(path: str, name: str, column: "pd.Series") -> np.ndarray:
     if text.any():
         row = int(np.argmax(text))
         raise InputError(
-            f"{path}: feature {name!r} is not a number: {str(column.iloc[row])!r} in row "
-            f"{row} (the first row is 0). Encode it as numbers, or leave it out with "
+            f"{path}: feature {name!r} is not a number: {str(column.iloc[row])[:60]!r} in row "
+            f"{row} (the first row is 0). {TEXT} Encode it as numbers, or leave it out with "
             "data.ignore."
         )
     return numbers.to_numpy(np.float64, na_value=np.nan)
 
 
-def _label_values(path: str, frame: "pd.DataFrame", names: list[str]) -> np.ndarray:
+def _binary(path: str, frame: "pd.DataFrame", names: list[str]) -> np.ndarray:
+    """The label columns as multi-hot uint8 [N, C]."""
     values = frame[names].to_numpy(object)
     missing = frame[names].isna().to_numpy()
     if missing.any():
@@ -160,4 +168,12 @@ def _label_values(path: str, frame: "pd.DataFrame", names: list[str]) -> np.ndar
             f"{path}: label {names[column]!r} is missing in row {row} (the first row is 0); "
             "labels must be 0 or 1."
         )
-    return values
+    try:
+        return check_binary(path, values, names)
+    except InputError as error:
+        if len(names) > 1:
+            raise
+        raise InputError(
+            f"{error} If one column names all labels of a row, data.label_separator is what "
+            "stands between the names."
+        ) from error

@@ -92,7 +92,9 @@ class Preprocess:
             )
         self.check_dtype(inputs.dtype)
         scale, shift = self._affine
-        return inputs.astype(np.float32) * scale + shift
+        x = inputs.astype(np.float32, copy=False) * scale
+        x += shift
+        return x
 
     def _may_resize(self, inputs: np.ndarray) -> bool:
         """Whether `inputs` are images that only differ in size from those of training."""

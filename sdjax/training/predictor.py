@@ -56,7 +56,6 @@ class Predictor:
         self.phase = phase
         self.step = int(state.step)
         self.weights = state.best
-        self._state = state
         self._forward = make_forward(model_graph(config, spec))
 
     def embed(self, x: Any) -> np.ndarray:
@@ -117,7 +116,14 @@ def load(workdir: str | Path) -> Predictor:
       FileNotFoundError: if there is no run, or it has not saved a checkpoint yet.
       InputError: if another version of sdjax wrote it.
     """
-    workdir = Path(workdir)
+    # Of the state, the optimizer's part and the queue are not kept.
+    return Predictor(*restored(Path(workdir)))
+
+
+def restored(
+    workdir: Path,
+) -> tuple[Config, Preprocess | None, tuple[str, ...], ExampleSpec, Phase, TrainState]:
+    """What `load` makes a `Predictor` of, the whole state last."""
     for name in (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.CHECKPOINTS):
         if not (workdir / name).exists():
             raise FileNotFoundError(
@@ -131,7 +137,7 @@ def load(workdir: str | Path) -> Predictor:
     preprocess = Preprocess.from_json(json.loads(path.read_text())) if path.exists() else None
     per_epoch = steps_per_epoch(data["train"]["examples"], config.batch_size, config.drop_remainder)
     phases = make_phases(config, per_epoch)
-    one_device = SingleDeviceSharding(jax.devices()[0])
+    one_device = SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract_state(position: Position) -> TrainState:
         phase = phase_of_step(phases, int(position["step"]))
@@ -143,14 +149,14 @@ def load(workdir: str | Path) -> Predictor:
     checkpoints = Checkpoints(
         workdir / workdir_lib.CHECKPOINTS, read_only=True, best_by=config.select_by
     )
-    restored = checkpoints.restore_best(abstract_state) if config.select_by else None
-    restored = restored or checkpoints.restore_newest(abstract_state)
+    found = checkpoints.restore_best(abstract_state) if config.select_by else None
+    found = found or checkpoints.restore_newest(abstract_state)
     checkpoints.close()
-    if restored is None:
+    if found is None:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")
-    state, position = restored
+    state, position = found
     phase = phase_of_step(phases, int(position["step"]))
-    return Predictor(config, preprocess, tuple(data["label_names"]), spec, phase, state)
+    return config, preprocess, tuple(data["label_names"]), spec, phase, state
 
 
 def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, ...]) -> Weights:

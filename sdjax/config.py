@@ -22,6 +22,7 @@ DTYPES = ("float32", "bfloat16")
 FORMS = ("out", "in")
 NORMS = ("", "batch", "group", "layer")
 NORMALIZERS = ("", "batch_labels", "labels")
+LEAST_TEMPERATURE = 0.01  # of those that are learned
 SELECTION_METRICS = ("", "mAP", "micro_f1", "macro_f1", "loss", "bce", "contrastive")
 
 
@@ -209,6 +210,11 @@ def check(config: Config) -> None:
         learning_rate_factors(f"{name}.learning_rates", phase.learning_rates)
     if config.loss.normalizer and config.loss.name != "mulsupcon":
         raise InputError(f"loss.normalizer is for mulsupcon, not for {config.loss.name!r}.")
+    if config.loss.learn_temperature and config.loss.temperature < LEAST_TEMPERATURE:
+        raise InputError(
+            f"loss.learn_temperature needs a loss.temperature of at least {LEAST_TEMPERATURE}, got "
+            f"{config.loss.temperature}."
+        )
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
     if config.select_by == "contrastive":

@@ -82,6 +82,10 @@ def test_values_that_no_run_can_have(name, value, text):
 
 
 def test_options_that_exclude_each_other():
+    config = Config()
+    config.loss.learn_temperature, config.loss.temperature = True, 0.005
+    with pytest.raises(ValueError, match=r"learn_temperature needs .* at least 0.01, got 0.005"):
+        check(config)
     config = Config(recipe="bce")
     config.queue.size = 512
     with pytest.raises(ValueError, match=r"queue.size is for recipes with a contrastive loss"):

@@ -186,8 +186,18 @@ def _make_norm(kind: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> An
 
 
 def _normalized(norm: Any, x: Array, training: bool, where: Array | None) -> Array:
-    """`x` by `norm`; in training, batch norm takes its statistics from the rows in `where`."""
+    """`x` by `norm`; in training, batch norm takes its statistics from the rows in `where`.
+
+    Without any such row, as in a microbatch of padding, they stay as they were.
+    """
     if not isinstance(norm, nnx.BatchNorm):
         return norm(x)
-    mask = None if where is None else where.reshape(-1, *[1] * (x.ndim - 1))
-    return norm(x, use_running_average=not training, mask=mask)
+    if not training or where is None:
+        return norm(x, use_running_average=not training)
+    some = where.any()
+    before = norm.mean[...], norm.var[...]
+    mask = (where | ~some).reshape(-1, *[1] * (x.ndim - 1))
+    x = norm(x, use_running_average=False, mask=mask)
+    for statistic, old in zip((norm.mean, norm.var), before, strict=True):
+        statistic[...] = jnp.where(some, statistic[...], old)
+    return x

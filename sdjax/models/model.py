@@ -8,12 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from sdjax.config import LossConfig, ModelConfig
+from sdjax.config import LEAST_TEMPERATURE, LossConfig, ModelConfig
 from sdjax.models.registry import InputSpec, make_encoder
 
 Array = jax.Array
 
-_LEAST_TEMPERATURE = 0.01
+_LEAST_LOG = math.log(LEAST_TEMPERATURE)
 
 
 class Model(nnx.Module):
@@ -94,4 +94,24 @@ class LossParameters(nnx.Module):
     @property
     def temperature(self) -> Array:
         """At least 0.01."""
-        return jnp.maximum(jnp.exp(self.log_temperature[...]), _LEAST_TEMPERATURE)
+        return jnp.exp(_bounded(self.log_temperature[...]))
+
+
+@jax.custom_vjp
+def _bounded(x: Array) -> Array:
+    """max(x, log 0.01), whose gradient is that of x where descent would raise it.
+
+    A parameter below the bound would stay there for ever otherwise.
+    """
+    return jnp.maximum(x, _LEAST_LOG)
+
+
+def _bounded_forward(x: Array) -> tuple[Array, Array]:
+    return _bounded(x), x
+
+
+def _bounded_backward(x: Array, gradient: Array) -> tuple[Array]:
+    return (jnp.where((x > _LEAST_LOG) | (gradient < 0), gradient, 0),)
+
+
+_bounded.defvjp(_bounded_forward, _bounded_backward)

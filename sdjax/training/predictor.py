@@ -50,16 +50,14 @@ class Predictor:
         spec: ExampleSpec,
         phase: Phase,
         state: TrainState,
-        thresholds: np.ndarray | None = None,
     ):
         self.config = config
         self.preprocess = preprocess
         self.label_names = label_names
         self.phase = phase
         self.step = int(state.step)
-        self.thresholds = thresholds
+        self.thresholds: np.ndarray | None = None
         self.weights = state.best
-        self._state = state
         self._forward = make_forward(model_graph(config, spec))
 
     def embed(self, x: Any) -> np.ndarray:
@@ -142,7 +140,19 @@ def load(workdir: str | Path) -> Predictor:
       FileNotFoundError: if there is no run, or it has not saved a checkpoint yet.
       InputError: if another version of sdjax wrote it.
     """
-    workdir = Path(workdir)
+    # Of the state, the optimizer's part and the queue are not kept.
+    model = Predictor(*restored(Path(workdir)))
+    results = Path(workdir) / workdir_lib.RESULTS
+    if results.exists():
+        tuned = json.loads(results.read_text())["thresholds"]
+        model.thresholds = np.array([tuned[name] for name in model.label_names])
+    return model
+
+
+def restored(
+    workdir: Path,
+) -> tuple[Config, Preprocess | None, tuple[str, ...], ExampleSpec, Phase, TrainState]:
+    """What `load` makes a `Predictor` of, the whole state last."""
     for name in (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.CHECKPOINTS):
         if not (workdir / name).exists():
             raise FileNotFoundError(
@@ -156,7 +166,7 @@ def load(workdir: str | Path) -> Predictor:
     preprocess = Preprocess.from_json(json.loads(path.read_text())) if path.exists() else None
     per_epoch = steps_per_epoch(data["train"]["examples"], config.batch_size, config.drop_remainder)
     phases = make_phases(config, per_epoch)
-    one_device = SingleDeviceSharding(jax.devices()[0])
+    one_device = SingleDeviceSharding(jax.local_devices()[0])
 
     def abstract_state(position: Position) -> TrainState:
         phase = phase_of_step(phases, int(position["step"]))
@@ -168,19 +178,14 @@ def load(workdir: str | Path) -> Predictor:
     checkpoints = Checkpoints(
         workdir / workdir_lib.CHECKPOINTS, read_only=True, best_by=config.select_by
     )
-    restored = checkpoints.restore_best(abstract_state) if config.select_by else None
-    restored = restored or checkpoints.restore_newest(abstract_state)
+    found = checkpoints.restore_best(abstract_state) if config.select_by else None
+    found = found or checkpoints.restore_newest(abstract_state)
     checkpoints.close()
-    if restored is None:
+    if found is None:
         raise FileNotFoundError(f"The run in {workdir} has not saved a checkpoint yet.")
-    state, position = restored
+    state, position = found
     phase = phase_of_step(phases, int(position["step"]))
-    names = tuple(data["label_names"])
-    path, thresholds = workdir / workdir_lib.RESULTS, None
-    if path.exists():
-        tuned = json.loads(path.read_text())["thresholds"]
-        thresholds = np.array([tuned[name] for name in names])
-    return Predictor(config, preprocess, names, spec, phase, state, thresholds)
+    return config, preprocess, tuple(data["label_names"]), spec, phase, state
 
 
 def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, ...]) -> Weights:

@@ -82,10 +82,17 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
                 state = beginner(setup.program, setup.spec, phase, setup.mesh)(state)
             state = run.train_phase(phase, step, state)
             step = phase.stop
-        if checkpoints is not None and setup.config.select_by:
+        if checkpoints is not None:
             checkpoints.wait()
-            best = checkpoints.restore_best(setup.abstract_state)
-            state = state if best is None else best[0]
+            if checkpoints.best_step() not in (None, step):
+                del state  # There may be no room for both.
+                best = checkpoints.restore_best(setup.abstract_state)
+                assert best is not None
+                state = best[0]
+        # A signal during the last validation and save has not been looked for yet.
+        late = run.guard.requested(step + 1)
+        if late is not None:
+            run.stop(late, step)
     return state
 
 
@@ -186,11 +193,12 @@ class _Running:
                 chosen = values if phase is setup.phases[-1] and is_main() else None
                 self.checkpoints.save(step, state, setup.position(step), chosen)
             if interrupted is not None:
-                self._stop(interrupted, step)
+                self.stop(interrupted, step)
             pending, started = [], time.monotonic()
         return state
 
-    def _stop(self, number: int, step: int) -> None:
+    def stop(self, number: int, step: int) -> None:
+        """Raises Interrupted by the signal `number`, once all is on disk."""
         if self.checkpoints is None:
             raise Interrupted(number, f"after step {step}; nothing is saved.")
         self.checkpoints.wait()

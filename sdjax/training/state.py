@@ -13,7 +13,8 @@ from flax import nnx
 from sdjax.config import Config
 from sdjax.label_sets import LabelSets
 from sdjax.labels import num_classes
-from sdjax.models import Model
+from sdjax.models import ENCODERS, Model
+from sdjax.models.registry import Encoder
 from sdjax.training import momentum_queue
 from sdjax.training.mesh import Mesh, state_sharding
 from sdjax.training.recipes import Phase, make_optimizer
@@ -182,7 +183,6 @@ def place(make: Callable[..., TrainState], mesh: Mesh, *given: Any) -> TrainStat
     return jax.jit(make, out_shardings=shardings)(*given)
 
 
-@functools.lru_cache(maxsize=32)
 def initializer(
     config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh
 ) -> Callable[..., TrainState]:
@@ -191,7 +191,14 @@ def initializer(
     The same arguments give the same function, so that runs that differ in their seeds share one
     compilation; so does `beginner`.
     """
+    # The name of an encoder may be that of another one by now.
+    return _initializer(config, ENCODERS[config.model.encoder], spec, phase, mesh)
 
+
+@functools.lru_cache(maxsize=32)
+def _initializer(
+    config: Config, encoder: Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
+) -> Callable[..., TrainState]:
     def make(key: Array, initial: Weights | None) -> TrainState:
         return init_state(config, spec, phase, key, initial)
 

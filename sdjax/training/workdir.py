@@ -156,8 +156,9 @@ def with_saved_batch_size(config: Config, workdir: Path) -> Config:
     It would depend on the number of devices otherwise.
     """
     saved = 0
-    if is_main() and not config.batch_size and (workdir / CONFIG).exists():
-        saved = read_config(workdir).batch_size
+    with together():
+        if is_main() and not config.batch_size and (workdir / CONFIG).exists():
+            saved = read_config(workdir).batch_size
     saved = int(gather_texts(str(saved))[0])
     return dataclasses.replace(config, batch_size=config.batch_size or saved)
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sdjax.training import load
 from sdjax.training.logbook import read_records
+from sdjax.training.predictor import restored
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -140,7 +140,7 @@ def curve(workdir):
 
 
 def final_state(workdir):
-    return jax.tree.map(np.asarray, jax.tree.leaves(load(workdir)._state))
+    return jax.tree.map(np.asarray, jax.tree.leaves(restored(Path(workdir))[-1]))
 
 
 def assert_same_run(one, other, rtol=0.0):

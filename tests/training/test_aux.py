@@ -9,14 +9,17 @@ import numpy_reference as reference
 import pytest
 
 from sdjax import LabelIndices
-from sdjax.config import Config
-from sdjax.training.evaluate import make_losses
-from sdjax.training.mesh import batch_sharding, make_mesh
+from sdjax.config import Config, LossConfig
+from sdjax.data import ArraySource
+from sdjax.models.model import LossParameters
+from sdjax.training.evaluate import make_losses, make_validate
+from sdjax.training.mesh import batch_sharding, evaluation_batch_size, make_mesh
 from sdjax.training.recipes import make_phases, parameter_name
 from sdjax.training.state import ExampleSpec, initializer, model_graph
 from sdjax.training.step import make_train_step
 
 FEATURES, WIDTH, DIM, CLASSES, BATCH = 5, 6, 4, 3, 8
+PRESENT = 3  # rows of a padded batch
 SLOTS, STEPS, MOMENTUM, RATE, TEMPERATURE = 3, 20, 0.9, 0.5, 0.3
 
 
@@ -174,22 +177,27 @@ def test_batch_statistics_are_those_of_the_rows_that_are_there():
     config = toy_config()
     config.model.norm = "batch"
     batch = next(iter(batches()))
-    batch["where"] = np.arange(BATCH) < 6
-    batch["x"][6:] = 1e3
+    batch["where"] = np.arange(BATCH) < PRESENT
+    batch["x"][PRESENT:] = 1e3
     found = {}
-    for devices, microbatches in ((1, 1), (4, 1), (1, 2)):
+    # Two of eight microbatches hold padding alone.
+    for devices, microbatches in ((1, 1), (4, 1), (1, 2), (1, 8)):
         config.microbatches = microbatches
         state, step, (*_, mesh) = start(config, devices)
         weights = named(jax.device_get(state.params), 0)
         state, _ = step(state, jax.device_put(batch, batch_sharding(mesh)))
         found[devices, microbatches] = jax.tree.map(np.asarray, state.aux["variables"])
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params)))
     inner = batch["x"].astype(np.float64) @ weights[f"{LAYER}.kernel"] + weights[f"{LAYER}.bias"]
     for (_, microbatches), variables in found.items():
         mean, variance = np.zeros(WIDTH), np.ones(WIDTH)
-        # Both views are the examples as they are; a microbatch has one of each.
-        for _ in range(microbatches):
-            mean = 0.9 * mean + 0.1 * inner[:6].mean(axis=0)
-            variance = 0.9 * variance + 0.1 * inner[:6].var(axis=0)
+        # Both views are the examples as they are, side by side.
+        views = np.repeat(np.arange(BATCH), 2)
+        for number in range(microbatches):
+            rows = [row for row in views[number::microbatches] if row < PRESENT]
+            if rows:
+                mean = 0.9 * mean + 0.1 * inner[rows].mean(axis=0)
+                variance = 0.9 * variance + 0.1 * inner[rows].var(axis=0)
         norm = variables["encoder"]["norms"][0]
         np.testing.assert_allclose(norm["mean"][...][0], mean, rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(norm["var"][...][0], variance, rtol=1e-4)
@@ -265,6 +273,52 @@ def test_validation_meets_as_many_candidates_as_training():
         validated = losses(state.best, aux, given[3])
         _, trained = step(state, given[3])
         np.testing.assert_allclose(validated["contrastive"], trained["contrastive"], rtol=1e-5)
+
+
+def test_validation_of_fewer_rows_than_a_batch_beside_a_queue():
+    """Padding is neither anchor nor candidate, against NumPy."""
+    config = toy_config()
+    config.queue.size, config.queue.momentum = SLOTS * BATCH, MOMENTUM
+    config.augment.feature_mask = 0.0
+    state, step, (phase, graph, mesh) = start(config, devices=4)
+    given = list(batches(3))
+    for batch in given[:2]:
+        state, _ = step(state, jax.device_put(batch, batch_sharding(mesh)))
+    x, labels = given[2]["x"][:5], given[2]["labels"][:5]
+    source = ArraySource(x, labels)
+    size = evaluation_batch_size(config, len(source), mesh)
+    found = make_validate(config, phase, graph, mesh, source, size)(state)
+    follower = state.aux["follower"]["params"]
+    weights, candidates = named(state.params, 0), embed(named(follower, 0), x)[1]
+    queue = jax.tree.map(lambda x: np.asarray(x)[0], state.aux["queue"])
+    kept = queue["where"]
+    sets = reference.label_sets(np.concatenate([labels, queue["labels"][kept]]))
+    result = reference.loss(
+        "sd",
+        embed(weights, x)[1],
+        sets[:5],
+        np.concatenate([candidates, queue["z"][kept]]),
+        sets,
+        temperature=TEMPERATURE,
+    )
+    assert found["contrastive"] == pytest.approx(result.mean, rel=1e-5)
+    assert kept.sum() == sum(batch["where"].sum() for batch in given[:2])
+
+
+def test_a_learned_temperature_returns_from_its_bound():
+    """Below 0.01 it counts as 0.01, and still learns to rise, not to fall further."""
+
+    def slope(temperature, sign):
+        def objective(value):
+            model = LossParameters(LossConfig())
+            model.log_temperature[...] = value
+            return sign * model.temperature
+
+        return float(jax.grad(objective)(jnp.log(jnp.float32(temperature))))
+
+    assert slope(0.004, 1.0) == 0
+    assert slope(0.004, -1.0) == pytest.approx(-0.01)
+    assert slope(0.05, 1.0) == pytest.approx(0.05)
 
 
 def test_a_learned_temperature_moves_at_its_own_rate():

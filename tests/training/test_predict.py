@@ -1,11 +1,17 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from sdjax.errors import InputError
 from sdjax.predict import predict
-from sdjax.training import load, make_setup, score, train
+from sdjax.training import Interrupted, load, make_setup, score, train
+from sdjax.training import run as run_module
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.run import opened
 
@@ -112,6 +118,40 @@ def test_predict_names_what_is_wrong(trained, toy_files, tmp_path):
     np.savez(tmp_path / "narrow.npz", x=np.zeros((4, 5), np.float32))
     with pytest.raises(ValueError, match=r"\(5,\).*\(6,\)"):
         predict(workdir, tmp_path / "narrow.npz", tmp_path / "out.npz")
+
+
+def test_a_run_that_stopped_before_its_classifier_was_trained(
+    toy_config, toy_files, tmp_path, monkeypatch
+):
+    """The encoder can be used; probabilities would be those of chance."""
+    toy_config.recipe = "probe"
+    finite_means = run_module.finite_means
+
+    def finite_means_and_signal(pending, step, phase):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finite_means(pending, step, phase)
+
+    monkeypatch.setattr(run_module, "finite_means", finite_means_and_signal)
+    with pytest.raises(Interrupted):
+        train(make_setup(toy_config), tmp_path / "run")
+    model = load(tmp_path / "run")
+    x = np.load(toy_files / "test.npz")["x"]
+    text = r"stopped in phase 'pretrain', after step 4: its classifier is not trained"
+    with pytest.raises(InputError, match=text):
+        model.predict_proba(x)
+    embeddings = model.embed(x)
+    assert embeddings.shape == (40, 16) and np.abs(embeddings).max() > 0
+    command = [sys.executable, "-m", "sdjax.predict", f"--workdir={tmp_path / 'run'}"]
+    command += [f"--input={toy_files / 'test.npz'}", f"--output={tmp_path / 'out.npz'}"]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("Error: The run stopped in phase 'pretrain', after step 4")
+    assert len(done.stderr.splitlines()) == 1
+    assert not (tmp_path / "out.npz").exists()
 
 
 def test_a_run_without_a_checkpoint(toy_config, tmp_path):

@@ -1,8 +1,11 @@
 import concurrent.futures
 import dataclasses
+import errno
+import gc
 import json
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import jax
@@ -23,8 +26,11 @@ from sdjax.training import (
     train,
     with_saved_batch_size,
 )
+from sdjax.training import checkpoint as checkpoint_module
 from sdjax.training import run as run_module
+from sdjax.training.checkpoint import Checkpoints
 from sdjax.training.logbook import Records, read_records
+from sdjax.training.mesh import make_mesh
 from sdjax.training.step import make_train_step
 
 
@@ -115,6 +121,71 @@ def test_signals_save_and_the_next_run_ends_the_same(toy_config, tmp_path, monke
     assert run_all(toy_config, cut) == whole
     jax.tree.map(np.testing.assert_array_equal, final_params(tmp_path / "whole"), final_params(cut))
     assert records_without_rates(cut) == records_without_rates(tmp_path / "whole")
+
+
+def test_a_run_amid_a_phase_with_a_queue_goes_on_on_fewer_devices(
+    toy_config, tmp_path, monkeypatch
+):
+    toy_config.recipe, toy_config.model.members = "finetune", 2
+    toy_config.queue.size, toy_config.queue.momentum = 48, 0.8
+    toy_config.pretrain.ema_decay, toy_config.loss.learn_temperature = 0.9, True
+    toy_config.pretrain.learning_rates = "loss=10"
+    train_all(toy_config, tmp_path / "whole")
+    finite_means, signals = run_module.finite_means, {6}
+
+    def finite_means_and_signal(pending, step, phase):
+        if step in signals:
+            signals.remove(step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return finite_means(pending, step, phase)
+
+    monkeypatch.setattr(run_module, "finite_means", finite_means_and_signal)
+    cut = tmp_path / "cut"
+    with pytest.raises(Interrupted, match="after step 7; saved"):
+        train_all(toy_config, cut)
+    setup = make_setup(toy_config, mesh=make_mesh(devices=jax.devices()[:2]))
+    assert "queue" in setup.abstract_state(setup.position(7)).aux
+    state = train(setup, cut)
+    assert "queue" not in state.aux  # The second phase has none.
+    for whole, found in zip(final_params(tmp_path / "whole"), final_params(cut), strict=True):
+        np.testing.assert_allclose(found, whole, atol=1e-4)
+    losses = [[r["loss"] for r in records_without_rates(tmp_path / n)] for n in ("whole", "cut")]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_signal_in_the_last_save_is_not_lost(toy_config, tmp_path, monkeypatch):
+    save = Checkpoints.save
+
+    def signal_and_save(self, step, *given):
+        if step == 10:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return save(self, step, *given)
+
+    monkeypatch.setattr(Checkpoints, "save", signal_and_save)
+    with pytest.raises(Interrupted, match="SIGTERM after step 10; saved"):
+        train_all(toy_config, tmp_path)
+    assert (tmp_path / "checkpoints" / "10").exists()
+    assert int(train_all(toy_config, tmp_path).step) == 10
+
+
+def test_a_checkpoint_that_cannot_be_read_now_stops_the_run(toy_config, tmp_path, monkeypatch):
+    """It may be sound: nothing is set aside, and nothing trained anew."""
+    train_all(toy_config, tmp_path)
+    folder = tmp_path / "checkpoints"
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    records = (tmp_path / "metrics.jsonl").read_text()
+
+    def fail(*_):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(checkpoint_module, "read_alone", fail)
+    with pytest.raises(OSError, match=r"The checkpoint of step 10 in .* Run the same command aga"):
+        train_all(toy_config, tmp_path)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert not (tmp_path / "broken_checkpoints").exists()
+    assert (tmp_path / "metrics.jsonl").read_text() == records
+    monkeypatch.undo()
+    assert int(train_all(toy_config, tmp_path).step) == 10
 
 
 def test_a_finished_run_only_tests_again(toy_config, tmp_path, capsys):
@@ -325,12 +396,30 @@ def test_the_best_checkpoint_is_kept_and_tested(toy_config, tmp_path, monkeypatc
         return lambda state: {**validate(state), "mAP": next(figures)}
 
     monkeypatch.setattr(run_module, "make_validate", validate_as_told)
+    restore_best, gone = Checkpoints.restore_best, []
+
+    def restore_and_note(self, abstract_state):
+        gc.collect()
+        gone.append(last() is None)
+        return restore_best(self, abstract_state)
+
+    monkeypatch.setattr(Checkpoints, "restore_best", restore_and_note)
+    train_phase, last = run_module._Running.train_phase, None
+
+    def train_phase_and_note(*given):
+        nonlocal last
+        state = train_phase(*given)
+        last = weakref.ref(jax.tree.leaves(state.opt_state)[-1])
+        return state
+
+    monkeypatch.setattr(run_module._Running, "train_phase", train_phase_and_note)
     toy_config.supervise.epochs, toy_config.keep_checkpoints = 4, 1
     toy_config.checkpoint_every, toy_config.select_by = 1000, "mAP"
     setup = make_setup(toy_config)
     state = train(setup, tmp_path)
     assert int(state.step) == 10
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["10", "20"]
+    assert gone == [True]  # There may be no room for two states.
     best = score(setup, state, tmp_path)
     assert (
         "Tested**: step 10, the best by validation mAP"
@@ -428,6 +517,26 @@ def test_a_run_starts_from_the_weights_of_another(toy_config, tmp_path):
     text = r"its model is of another shape \(encoder.layers.0.bias: \(16,\) there, \(24,\) here"
     with pytest.raises(ValueError, match=text):
         make_setup(toy_config)
+
+
+def test_an_encoder_that_replaces_another_of_its_name(toy_config, monkeypatch):
+    """As it is while one is written in a notebook: nothing of the old one is kept."""
+
+    class Scaled(nnx.Module):
+        def __init__(self, scale, rngs):
+            start = nnx.initializers.constant(scale)
+            self.linear = nnx.Linear(6, 16, kernel_init=start, rngs=rngs)
+            self.out_features = 16
+
+        def __call__(self, x, *, rngs=None, where=None):
+            return self.linear(x)
+
+    toy_config.model.encoder = "own"
+    monkeypatch.setitem(ENCODERS, "own", None)
+    for scale in (1.0, 2.0):
+        register_encoder("own", lambda config, spec, rngs, scale=scale: Scaled(scale, rngs))
+        kernel = make_setup(toy_config).initial_state().params["encoder"]["linear"]["kernel"]
+        np.testing.assert_array_equal(kernel, np.full((1, 6, 16), scale))
 
 
 def test_an_encoder_of_ones_own_with_several_inputs_and_weights(tmp_path, monkeypatch):

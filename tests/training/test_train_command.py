@@ -39,17 +39,23 @@ def test_wrong_flags(arguments, text, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_errors_are_one_line_without_a_traceback(tmp_path):
+@pytest.mark.parametrize("debug", [False, True])
+def test_errors_are_one_line_without_a_traceback_unless_asked_for(tmp_path, debug):
     done = train(
+        *(["--debug"] if debug else []),
         f"--workdir={tmp_path / 'run'}",
         f"--config={ROOT / 'configs' / 'own_data.py'}",
         f"--config.data.train={tmp_path / 'train.npz'}",
         f"--config.data.test={tmp_path / 'test.npz'}",
     )
     assert done.returncode == 1
-    assert "Error: " in done.stderr
     assert "no such file" in done.stderr
-    assert "Traceback" not in done.stderr
+    if debug:
+        assert done.stderr.startswith("Traceback")
+        assert "make_setup" in done.stderr
+    else:
+        assert done.stderr.startswith("Error: ")
+        assert len(done.stderr.splitlines()) == 1
 
 
 def test_configs_go_by_name_or_path():

@@ -1,7 +1,7 @@
 """The labelled examples of one split as they were read, before preprocessing."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -30,6 +30,8 @@ class Examples:
       ids: N names of rows, or None.
       hashes: of the inputs of each row, uint64 [N]; None before they are computed, and for more
         images than are worth it.
+      categories: of text columns that were made one-hot, the values by column; the features are
+        named `column=value`.
     """
 
     origin: str
@@ -39,6 +41,7 @@ class Examples:
     feature_names: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
     hashes: np.ndarray | None = None
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -67,27 +70,43 @@ def listing(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(shown) or "none"
 
 
-def check_finite(origin: str, inputs: RowArray, feature_names: Sequence[str]) -> None:
-    """Raises ValueError, naming the place, where a feature is missing or not finite."""
+def check_finite(
+    origin: str,
+    inputs: RowArray,
+    feature_names: Sequence[str],
+    *,
+    missing_allowed: bool = False,
+    advice: str = "Fill them in, or leave the column out with data.ignore.",
+) -> None:
+    """Raises ValueError, naming the place, where a feature is missing or not finite.
+
+    Args:
+      origin: the file or split, for the error message.
+      inputs: [N, ...].
+      feature_names: F names, or empty.
+      missing_allowed: whether NaN is a missing value that is filled in later.
+      advice: ends the message.
+    """
     if inputs.dtype.kind != "f":
         return
     first, count = None, 0
     for block in blocks(inputs):
-        finite = np.isfinite(inputs[block])
+        part = inputs[block]
+        finite = ~np.isinf(part) if missing_allowed else np.isfinite(part)
         if finite.all():
             continue
         count += finite.size - int(finite.sum())
         if first is None:
             row, *place = (int(index) for index in np.argwhere(~finite)[0])
-            first = (block.start + row, place, inputs[block][(row, *place)])
+            first = (block.start + row, place, part[(row, *place)])
     if first is None:
         return
     row, place, value = first
     column = f"feature {feature_names[place[0]]!r}" if feature_names else f"input {tuple(place)}"
     raise InputError(
         f"{origin}: {column} is {value} in row {row} (the first row is 0); "
-        f"{count} inputs in all are missing or not finite. "
-        "Fill them in, or leave the column out with data.ignore."
+        f"{count} inputs in all are {'not' if missing_allowed else 'missing or not'} finite. "
+        f"{advice}"
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import fnmatch
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sdjax.data.examples import listing
 from sdjax.errors import InputError
@@ -28,6 +28,9 @@ class ReadOptions:
       feature_names: those of training, where this is another split or rows to predict.
       label_names: likewise.
       labelled: whether labels are needed; without, label columns are left out.
+      missing: "error", or "median" where missing values of tables are filled in later.
+      categories: text columns of at most so many values become one-hot; 0: text is an error.
+      vocabulary: the values of those columns in training; None where this is training.
     """
 
     labels: str = ""
@@ -39,6 +42,9 @@ class ReadOptions:
     feature_names: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
     labelled: bool = True
+    missing: str = "error"
+    categories: int = 0
+    vocabulary: Mapping[str, tuple[str, ...]] | None = None
 
 
 def select(

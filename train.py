@@ -6,12 +6,16 @@ The same command resumes. On a TPU pod, GKE or Slurm run it once on every machin
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
 from sdjax.config import Config, check_overrides
+
+if TYPE_CHECKING:
+    from sdjax.training import Setup
 
 _HERE = Path(__file__).parent
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/CONFIG by default.")
@@ -34,6 +38,7 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     # Imported late, so that a wrong flag is reported at once.
     from sdjax import training
+    from sdjax.training.processes import is_main
 
     config: Config = flags.FLAGS.config
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -47,11 +52,28 @@ def main(argv: list[str]) -> None:
             heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
         )
         setup = training.make_setup(training.with_saved_batch_size(config, workdir))
+        if is_main():
+            print(_summary(setup, workdir), flush=True)
         state = training.train(setup, workdir, profile=_PROFILE.value)
         results = training.score(setup, state, workdir)
     if results is not None:
         training.print_results(results, Console())
         print(f"Results  {workdir / 'results.json'}\nReport   {workdir / 'report' / 'report.md'}")
+
+
+def _summary(setup: "Setup", workdir: Path) -> str:
+    """What the run will train on, and where."""
+    import jax
+
+    from sdjax.data import summarise
+
+    parameters = jax.tree.leaves(setup.abstract_state(setup.position(0)).params)
+    details = {
+        "Devices": f"{setup.mesh.size} {jax.devices()[0].device_kind}",
+        "Parameters": f"{sum(leaf.size for leaf in parameters):,}",
+        "Workdir": workdir,
+    }
+    return "\n".join(summarise(setup.dataset, details))
 
 
 if __name__ == "__main__":

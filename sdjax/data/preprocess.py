@@ -227,7 +227,7 @@ def _medians(examples: Examples) -> tuple[tuple[float, ...], tuple[int, ...]]:
     for start in range(0, width, _MEDIANS_AT_ONCE):
         places = slice(start, start + _MEDIANS_AT_ONCE)
         part = np.concatenate([inputs[block][:, places] for block in blocks(inputs)])
-        medians += np.nanmedian(part, axis=0).astype(np.float32).tolist()
+        medians += [float(np.median(values[~np.isnan(values)])) for values in part.T]
     return tuple(medians), tuple(np.flatnonzero(missing).tolist())
 
 

@@ -23,6 +23,7 @@ FORMS = ("out", "in")
 NORMS = ("", "batch", "group", "layer")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
+MISSING = ("error", "median")
 SELECTION_METRICS = ("", "mAP", "micro_f1", "macro_f1", "loss", "bce", "contrastive")
 
 
@@ -68,13 +69,19 @@ class DataConfig:
     name: str = "yeast"
     train: str = "train"
     validation: str = "validation"  # "" or absent from the source: split off train
-    test: str = "test"
+    test: str = "test"  # "": split off train, before validation
     validation_fraction: float = number(0.2, above=0, below=1)  # of train, without a split of it
+    test_fraction: float = number(0.2, above=0, below=1)  # of train, where test is ""
     split_seed: int = number(0, least=0)  # draws those rows; seeds of a study share them
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
     label_separator: str = ""  # files: what splits the one label column, as ";" does "a;b"
     ignore: str = ""  # files: columns that are neither features nor labels
+    # Tables (.csv, .parquet, .arff): missing values are an error, or train's median, with a feature
+    # more for each feature that misses values in train, 1 where it does.
+    missing: str = choice("error", MISSING)
+    # Tables: text columns of at most so many different values become one-hot; 0: text is an error.
+    categories: int = number(0, least=0)
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
     label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them
     image_size: int = number(0, least=0)  # images are resized to this square; 0 keeps their size

@@ -8,6 +8,7 @@ same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; e
 import signal
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -17,6 +18,9 @@ from sdjax import __version__
 from sdjax.config import Config, check_overrides
 from sdjax.configs import FOLDER, with_paths
 from sdjax.errors import InputError
+
+if TYPE_CHECKING:
+    from sdjax.training import Setup
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/CONFIG by default.")
 _PROFILE = flags.DEFINE_bool("profile", False, "Trace a few training steps into WORKDIR/profile.")
@@ -65,12 +69,29 @@ def main(argv: list[str]) -> None:
             heartbeat_timeout=_HEARTBEAT_TIMEOUT.value,
         )
         setup = training.make_setup(training.with_saved_batch_size(config, workdir))
+        if training.is_main():
+            print(_summary(setup, workdir), file=sys.stderr, flush=True)
         state = training.train(setup, workdir, profile=_PROFILE.value)
         results = training.score(setup, state, workdir)
         if results is not None:
             training.print_results(results, Console())
             print(f"Results  {workdir / 'results.json'}")
             print(f"Report   {workdir / 'report' / 'report.md'}")
+
+
+def _summary(setup: "Setup", workdir: Path) -> str:
+    """What the run will train on, and where."""
+    import jax
+
+    from sdjax.data import summarise
+
+    parameters = jax.tree.leaves(setup.abstract_state(setup.position(0)).params)
+    details = {
+        "Devices": f"{setup.mesh.size} {jax.devices()[0].device_kind}",
+        "Parameters": f"{sum(leaf.size for leaf in parameters):,}",
+        "Workdir": workdir,
+    }
+    return "\n".join(summarise(setup.dataset, details))
 
 
 if __name__ == "__main__":

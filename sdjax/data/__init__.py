@@ -5,6 +5,7 @@ from sdjax.data.batches import evaluation_batches, steps_per_epoch, to_device, t
 from sdjax.data.dataset import Dataset, load, read_inputs
 from sdjax.data.preprocess import Preprocess
 from sdjax.data.sources import ArraySource, Source
+from sdjax.data.summary import summarise
 
 __all__ = [
     "ArraySource",
@@ -16,6 +17,7 @@ __all__ = [
     "random_view",
     "read_inputs",
     "steps_per_epoch",
+    "summarise",
     "to_device",
     "training_batches",
 ]

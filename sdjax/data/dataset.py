@@ -8,12 +8,14 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from sdjax.config import DataConfig
+from sdjax.checks import one_of
+from sdjax.config import MISSING, DataConfig
 from sdjax.data import hashing, overlap, tfds
 from sdjax.data.examples import Examples, listing
 from sdjax.data.preprocess import Preprocess
 from sdjax.data.readers import files
 from sdjax.data.sources import Source, make_source
+from sdjax.data.splits import with_splits_off, without_unknown_values
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
@@ -52,9 +54,13 @@ def load(config: DataConfig) -> Dataset:
     """Loads the data set that `config` names, prepared on first use.
 
     Means and standard deviations, label names and feature names are those of the training
-    split. Where there is no validation split, `validation_fraction` of the training rows,
-    drawn by `split_seed`, become one. Rows with the same inputs in two splits are counted, and
-    warned of; images that are encoded, where they are at most 10,000 a split, by their files.
+    split. Where `test` is empty, `test_fraction` of the training rows, drawn by `split_seed`,
+    become the test split; where there is no validation split, `validation_fraction` of those that
+    are left become one. Where a test split is drawn both are stratified by label sets (Sechidis et
+    al. 2011), up to 20,000 rows and 1,024 labels; otherwise they are random.
+
+    Rows with the same inputs in two splits are counted, and warned of; images that are encoded,
+    where they are at most 10,000 a split, by their files.
 
     Args:
       config: a TFDS name and its splits, or `name="files"` and paths.
@@ -71,20 +77,16 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"data.image_size must be 0 or more, got {config.image_size}.")
     if config.split_seed < 0:
         raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
+    one_of("data.missing", config.missing, MISSING)
     given = _read(config)
-    splits = given
-    if "validation" not in given:
-        train, validation = _split_off(
-            given["train"], config.validation_fraction, config.split_seed
-        )
-        splits = {"train": train, "validation": validation, "test": given["test"]}
+    splits = without_unknown_values(with_splits_off(given, config))
     train = splits["train"]
-    preprocess = Preprocess.fit(train, config.image_size)
+    preprocess = Preprocess.fit(train, config.image_size, config.missing)
     splits = {split: _matched(each, train, preprocess) for split, each in splits.items()}
     name = config.name
     if name == "files":
         name = os.path.splitext(os.path.basename(config.train))[0]
-        # Before validation was split off, train was the whole file.
+        # Before others were split off, train was the whole file.
         overlap.check_contents(
             {split: splits[split] for split in given} | {"train": given["train"]}
         )
@@ -98,7 +100,7 @@ def load(config: DataConfig) -> Dataset:
 
 
 def _read(config: DataConfig) -> dict[str, Examples]:
-    """The splits that `config` names, by name in the order train, validation (if any), test."""
+    """The splits that `config` names, by name in the order train, validation, test (if any)."""
     read = files.read_splits if config.name == "files" else tfds.read_splits
     splits = {}
     for split, examples in zip(("train", "validation", "test"), read(config), strict=True):
@@ -133,33 +135,12 @@ def read_inputs(
       FileNotFoundError: if there is no such file.
       ValueError: if the inputs are not those of the training run.
     """
-    options = files.ReadOptions(
-        input_key=input_key,
-        image_size=preprocess.image_size,
-        channels=preprocess.input_shape[-1] if preprocess.kind == "image" else 0,
-        feature_names=preprocess.feature_names,
-        label_names=preprocess.label_names,
-        labelled=False,
-    )
-    examples = files.read_examples(path, options)
+    examples = files.read_examples(path, preprocess.read_options(input_key))
     if not len(examples):
         raise InputError(f"{examples.origin}: no rows.")
     _check_inputs(examples, preprocess)
     x = preprocess(examples.inputs[:])
     return x, None if examples.ids is None else list(examples.ids)
-
-
-def _split_off(train: Examples, fraction: float, seed: int) -> tuple[Examples, Examples]:
-    """Splits `train` by a permutation of its rows; rows keep their order."""
-    if not 0 < fraction < 1:
-        raise InputError(f"data.validation_fraction must lie between 0 and 1, got {fraction}.")
-    count = max(1, round(fraction * len(train)))
-    if count >= len(train):
-        raise InputError(
-            f"{train.origin}: {len(train)} rows cannot be split into train and validation."
-        )
-    order = np.random.default_rng(seed).permutation(len(train))
-    return train.take(np.sort(order[count:])), train.take(np.sort(order[:count]))
 
 
 def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Examples:

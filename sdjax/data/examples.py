@@ -1,7 +1,7 @@
 """The labelled examples of one split as they were read, before preprocessing."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Examples:
       ids: N names of rows, or None.
       hashes: of the inputs of each row, uint64 [N]; None before they are computed, and for more
         images than are worth it.
+      categories: of text columns that were made one-hot, the values by column; the features are
+        named `column=value`.
     """
 
     origin: str
@@ -42,6 +44,7 @@ class Examples:
     feature_names: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
     hashes: np.ndarray | None = None
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.inputs)
@@ -71,39 +74,68 @@ def listing(names: Sequence[str], limit: int = 12) -> str:
     return ", ".join(shown) or "none"
 
 
-def check_finite(origin: str, inputs: RowArray, feature_names: Sequence[str]) -> None:
-    """Raises ValueError, naming the place, where a feature is missing or not finite."""
+def check_finite(
+    origin: str,
+    inputs: RowArray,
+    feature_names: Sequence[str],
+    *,
+    missing_allowed: bool = False,
+    advice: str = "Fill them in, or leave the column out with data.ignore.",
+) -> None:
+    """Raises ValueError, naming the place, where a feature is missing or not finite.
+
+    Args:
+      origin: the file or split, for the error message.
+      inputs: [N, ...].
+      feature_names: F names, or empty.
+      missing_allowed: whether NaN is a missing value that is filled in later.
+      advice: ends the message.
+    """
     if inputs.dtype.kind != "f":
         return
-    found = _first_stored(inputs.matrix) if isinstance(inputs, SparseRows) else _first(inputs)
+    wrong = np.isinf if missing_allowed else _not_finite
+    if isinstance(inputs, SparseRows):
+        found = _first_stored(inputs, wrong)
+    else:
+        found = _first(inputs, wrong)
     if found is None:
         return
     count, row, place, value = found
     column = f"feature {feature_names[place[0]]!r}" if feature_names else f"input {tuple(place)}"
     raise InputError(
         f"{origin}: {column} is {value} in row {row} (the first row is 0); "
-        f"{count} inputs in all are missing or not finite. "
-        "Fill them in, or leave the column out with data.ignore."
+        f"{count} inputs in all are {'not' if missing_allowed else 'missing or not'} finite. "
+        f"{advice}"
     )
 
 
-def _first(inputs: RowArray) -> tuple[int, int, list[int], Any] | None:
-    """How many values are not finite; row, place in it, and value of the first."""
+def _not_finite(x: np.ndarray) -> np.ndarray:
+    return ~np.isfinite(x)
+
+
+def _first(
+    inputs: RowArray, wrong: Callable[[np.ndarray], np.ndarray]
+) -> tuple[int, int, list[int], Any] | None:
+    """How many values are `wrong`; row, place in it, and value of the first."""
     first, count = None, 0
     for block in blocks(inputs):
-        finite = np.isfinite(inputs[block])
-        if finite.all():
+        part = inputs[block]
+        found = wrong(part)
+        if not found.any():
             continue
-        count += finite.size - int(finite.sum())
+        count += int(found.sum())
         if first is None:
-            row, *place = (int(index) for index in np.argwhere(~finite)[0])
-            first = (block.start + row, place, inputs[block][(row, *place)])
+            row, *place = (int(index) for index in np.argwhere(found)[0])
+            first = (block.start + row, place, part[(row, *place)])
     return None if first is None else (count, *first)
 
 
-def _first_stored(matrix: sparse.csr_array) -> tuple[int, int, list[int], Any] | None:
-    """`_first` of a sparse matrix, whose zeros are finite."""
-    places = np.flatnonzero(~np.isfinite(matrix.data))
+def _first_stored(
+    inputs: SparseRows, wrong: Callable[[np.ndarray], np.ndarray]
+) -> tuple[int, int, list[int], Any] | None:
+    """`_first` of a sparse matrix, whose zeros are never wrong."""
+    matrix = inputs.matrix
+    places = np.flatnonzero(wrong(matrix.data))
     if not len(places):
         return None
     row, column = _row_and_column(matrix, places[0])

@@ -3,21 +3,32 @@
 import dataclasses
 import functools
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdjax.data.examples import Examples
+from sdjax.data.examples import Examples, check_finite, listing
 from sdjax.data.images import resize
-from sdjax.data.rows import RowArray, SparseRows, blocks, take_rows
+from sdjax.data.readers.options import ReadOptions
+from sdjax.data.rows import Computed, RowArray, SparseRows, blocks, take_rows
 from sdjax.errors import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
+_MEDIANS_AT_ONCE = 16  # features
+# Fields that are written where they hold something.
+_OPTIONAL = ("medians", "indicators", "categories")
 
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
     """Standardisation, x -> (scale * x - mean) / std, with the names of what goes in.
+
+    With `medians`, missing values (NaN) are filled in before, and M further features tell where
+    those of `indicators` were missing.
 
     Attributes:
       kind: `vector` or `image`.
@@ -25,9 +36,13 @@ class Preprocess:
       feature_names: F names, or empty where the source has none.
       label_names: C names.
       scale: 1/255 for images of uint8, else 1.
-      mean: of each feature (vectors) or channel (images), after scaling.
+      mean: of each feature (vectors; F + M) or channel (images), after scaling.
       std: likewise; 1 for constant features.
       image_size: images are resized to this square; 0 takes them as they are.
+      medians: F numbers that missing values are replaced by; empty where they are an error.
+      indicators: places of the M features that have missing values in training, rising.
+      categories: of text columns that become one-hot, the values by column; the features are named
+        `column=value`.
     """
 
     kind: str
@@ -38,72 +53,127 @@ class Preprocess:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     image_size: int = 0
+    medians: tuple[float, ...] = ()
+    indicators: tuple[int, ...] = ()
+    categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, hash=False)
 
     @classmethod
-    def fit(cls, examples: Examples, image_size: int = 0) -> "Preprocess":
-        """Fits mean and standard deviation to training `examples` (at most 1024 images)."""
+    def fit(cls, examples: Examples, image_size: int = 0, missing: str = "error") -> "Preprocess":
+        """Fits mean and standard deviation to training `examples` (at most 1024 images).
+
+        With `missing="median"`, vectors may have missing values, and medians are fitted before.
+
+        Raises:
+          ValueError: naming the features, where some have no value in training.
+        """
         inputs, scale = examples.inputs, 1.0
+        medians, indicators = (), ()
         if examples.modality == "image":
             chosen = np.linspace(0, len(inputs) - 1, min(len(inputs), FIT_IMAGES)).astype(int)
             inputs = take_rows(inputs, chosen)
             scale = 1 / 255 if inputs.dtype == np.uint8 else 1.0
+        elif missing == "median":
+            medians, indicators = _medians(examples)
+            fill = functools.partial(_filled, medians=medians, indicators=indicators)
+            inputs = Computed(inputs, fill, (len(medians) + len(indicators),), np.float32)
         mean, std, largest = _moments(inputs)
         # What is left of a constant after rounding is no variation.
         constant = std <= 1e-6 * largest
         std = np.where(constant, 1 / scale, std)
         return cls(
             kind=examples.modality,
-            input_shape=tuple(inputs.shape[1:]),
+            input_shape=tuple(examples.inputs.shape[1:]),
             feature_names=examples.feature_names,
             label_names=examples.label_names,
             scale=scale,
             mean=tuple((mean * scale).tolist()),
             std=tuple((std * scale).tolist()),
             image_size=image_size,
+            medians=medians,
+            indicators=indicators,
+            categories=examples.categories,
         )
 
-    def __call__(self, inputs: np.ndarray) -> np.ndarray:
-        """Preprocesses one raw input or a batch of them.
+    def __call__(self, inputs: "np.ndarray | pd.DataFrame") -> np.ndarray:
+        """Preprocesses a batch of raw inputs.
 
         Images of another size than those of training are resized as those were, where the training
         run resized its images (`image_size`).
 
         Args:
-          inputs: [..., F], or [..., H, W, channels]; uint8 where `scale` is 1/255.
+          inputs: [N, F], or [N, H, W, channels]; uint8 where `scale` is 1/255. Of a table also a
+            frame with the columns of the training file, in any order.
 
         Returns:
-          float32 [..., *input_shape].
+          float32 [N, F + M], or [N, H, W, channels].
 
         Raises:
-          ValueError: if the shape or the dtype is not that of the training inputs.
+          ValueError: if the shape or the dtype is not that of the training inputs, or a number is
+            not finite; NaN is a missing value where there are `medians`.
         """
-        inputs = np.asarray(inputs)
-        rank = len(self.input_shape)
+        inputs = self._as_array(inputs)
+        if inputs.dtype.kind not in "buif":
+            raise InputError(f"inputs must be numbers, got {inputs.dtype}.")
         if self._may_resize(inputs):
-            images = inputs.reshape(-1, *inputs.shape[-3:])
-            self.check_dtype(images.dtype)
-            images = images if images.dtype == np.uint8 else images.astype(np.float32)
-            images = resize(images, self.image_size)
-            inputs = images.reshape(*inputs.shape[:-3], *images.shape[1:])
-        if inputs.ndim < rank or inputs.shape[-rank:] != self.input_shape:
+            self.check_dtype(inputs.dtype)
+            images = inputs if inputs.dtype == np.uint8 else inputs.astype(np.float32)
+            inputs = resize(images, self.image_size)
+        if inputs.ndim != len(self.input_shape) + 1 or inputs.shape[1:] != self.input_shape:
+            one = (
+                "; one input is a batch of one, x[None]" if inputs.shape == self.input_shape else ""
+            )
             raise InputError(
-                f"inputs must have the training inputs' shape [..., "
-                f"{', '.join(map(str, self.input_shape))}], got {inputs.shape}."
+                f"inputs must be a batch of the training inputs' shape [N, "
+                f"{', '.join(map(str, self.input_shape))}], got {inputs.shape}{one}."
             )
         self.check_dtype(inputs.dtype)
+        with np.errstate(over="ignore"):  # an infinity is reported with its place
+            x = inputs.astype(np.float32)
+        if inputs.dtype.kind == "f":
+            advice = "" if self.medians else " (train with data.missing='median' to have that done)"
+            check_finite(
+                "inputs",
+                x,
+                self.feature_names,
+                missing_allowed=bool(self.medians),
+                advice=f"Fill them in{advice}.",
+            )
+        if self.medians:
+            x = _filled(x, self.medians, self.indicators)
         scale, shift = self._affine
-        x = inputs.astype(np.float32, copy=False) * scale
+        x = x * scale
         x += shift
         return x
+
+    def read_options(self, input_key: str = "") -> ReadOptions:
+        """How to read new rows, with labels or without, for a model of these inputs."""
+        return ReadOptions(
+            input_key=input_key,
+            image_size=self.image_size,
+            channels=self.input_shape[-1] if self.kind == "image" else 0,
+            feature_names=self.feature_names,
+            label_names=self.label_names,
+            labelled=False,
+            missing="median" if self.medians else "error",
+            vocabulary=self.categories,
+        )
+
+    def _as_array(self, inputs: Any) -> np.ndarray:
+        """`inputs` as an array; the columns of a frame as those of a file."""
+        if hasattr(inputs, "columns"):
+            from sdjax.data.readers import tables
+
+            inputs = tables.from_frame("inputs", inputs, self.read_options()).inputs
+        return np.asarray(inputs)
 
     def _may_resize(self, inputs: np.ndarray) -> bool:
         """Whether `inputs` are images that only differ in size from those of training."""
         return (
             self.kind == "image"
             and self.image_size > 0
-            and inputs.ndim >= 3
-            and 0 not in inputs.shape[-3:]
-            and inputs.shape[-3:] != self.input_shape
+            and inputs.ndim == 4
+            and 0 not in inputs.shape[1:]
+            and inputs.shape[1:] != self.input_shape
             and inputs.shape[-1] == self.input_shape[-1]
         )
 
@@ -122,8 +192,14 @@ class Preprocess:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as a dict of plain numbers, strings and lists."""
-        fields = dataclasses.asdict(self)
-        return {name: list(x) if isinstance(x, tuple) else x for name, x in fields.items()}
+        fields = {
+            name: list(x) if isinstance(x, tuple) else x
+            for name, x in dataclasses.asdict(self).items()
+            if x or name not in _OPTIONAL
+        }
+        if self.categories:
+            fields["categories"] = {name: list(values) for name, values in self.categories.items()}
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Preprocess":
@@ -131,7 +207,37 @@ class Preprocess:
         read: dict[str, Any] = {
             k: tuple(x) if isinstance(x, list) else x for k, x in fields.items()
         }
-        return cls(**read)
+        categories = {k: tuple(values) for k, values in read.pop("categories", {}).items()}
+        return cls(**read, categories=categories)
+
+
+def _medians(examples: Examples) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """The median of each feature [F], and the places of those that have missing values."""
+    inputs, width = examples.inputs, examples.inputs.shape[1]
+    missing = np.zeros(width, np.int64)
+    for block in blocks(inputs):
+        missing += np.isnan(inputs[block]).sum(axis=0)
+    empty = np.flatnonzero(missing == len(inputs))
+    if len(empty):
+        names = [examples.feature_names[k] if examples.feature_names else str(k) for k in empty]
+        raise InputError(
+            f"{examples.origin}: features without any value in train: {listing(names)}. Leave them "
+            "out with data.ignore."
+        )
+    medians = []
+    # Some features at a time: no second copy of all rows is made.
+    for start in range(0, width, _MEDIANS_AT_ONCE):
+        places = slice(start, start + _MEDIANS_AT_ONCE)
+        part = np.concatenate([inputs[block][:, places] for block in blocks(inputs)])
+        medians += [float(np.median(values[~np.isnan(values)])) for values in part.T]
+    return tuple(medians), tuple(np.flatnonzero(missing).tolist())
+
+
+def _filled(x: np.ndarray, medians: tuple[float, ...], indicators: tuple[int, ...]) -> np.ndarray:
+    """x [N, F] with `medians` for NaN, then 1 where the features `indicators` are NaN, else 0."""
+    missing = np.isnan(x)
+    filled = np.where(missing, np.asarray(medians, np.float32), x)
+    return np.concatenate([filled, missing[:, list(indicators)]], axis=1, dtype=np.float32)
 
 
 def _moments(inputs: RowArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -117,9 +117,13 @@ class ArraySource(Source):
         shapes = [(array.shape, str(array.dtype)) for array in jax.tree.leaves(self._inputs)]
         return hashing.fingerprint(hashes, self._labels, shapes)
 
-    def inputs(self, rows: np.ndarray) -> Any:
+    def raw_inputs(self, rows: np.ndarray) -> Any:
+        """The inputs at `rows` [B], before they are preprocessed."""
         rows = np.asarray(rows)
-        x = jax.tree.map(lambda array: rows_lib.take_rows(array, rows), self._inputs)
+        return jax.tree.map(lambda array: rows_lib.take_rows(array, rows), self._inputs)
+
+    def inputs(self, rows: np.ndarray) -> Any:
+        x = self.raw_inputs(rows)
         return x if self._preprocess is None else self._preprocess(x)
 
 

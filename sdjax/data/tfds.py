@@ -20,8 +20,8 @@ from sdjax.errors import InputError
 BUNDLED = {"yeast": "Yeast", "digits": "Digits"}
 
 
-def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples]:
-    """Reads train, validation (None to split it off) and test of the set `config` names."""
+def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples | None]:
+    """Reads train, validation and test of the set `config` names; None for one to split off."""
     builder = prepare(config.name, config.data_dir)
     train = _read(builder, "train", config.train, config)
     validation = config.validation
@@ -31,7 +31,7 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
     splits = (
         train,
         _read(builder, "validation", validation, config) if validation else None,
-        _read(builder, "test", config.test, config),
+        _read(builder, "test", config.test, config) if config.test else None,
     )
     options = {"train": config.train, "validation": validation, "test": config.test}
     _check_disjoint(builder, {option: split for option, split in options.items() if split})

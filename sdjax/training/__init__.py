@@ -2,7 +2,7 @@
 
 from sdjax.training.errors import Interrupted, NonFiniteLossError, PeerError, reported_errors
 from sdjax.training.predictor import Predictor, load
-from sdjax.training.processes import initialize
+from sdjax.training.processes import initialize, is_main
 from sdjax.training.results import print_results
 from sdjax.training.run import score, train
 from sdjax.training.setup import Setup, make_setup
@@ -15,6 +15,7 @@ __all__ = [
     "Predictor",
     "Setup",
     "initialize",
+    "is_main",
     "load",
     "make_setup",
     "print_results",

@@ -12,6 +12,7 @@ from sdjax import data
 from sdjax.data.examples import Examples
 from sdjax.data.preprocess import Preprocess
 from sdjax.data.sources import make_source
+from sdjax.errors import InputError
 
 
 def numbered(count, modality="vector"):
@@ -185,9 +186,24 @@ def test_source_is_a_sequence_of_examples():
 
 def test_preprocess_checks_its_inputs():
     preprocess = Preprocess.fit(Examples("t", np.ones((4, 3), np.float32), None))
-    assert preprocess(np.ones(3)).dtype == np.float32
-    with pytest.raises(ValueError, match=r"shape \[..., 3\], got \(2,\)"):
-        preprocess(np.ones(2))
+    assert preprocess(np.ones((1, 3))).dtype == np.float32
+    with pytest.raises(InputError, match=r"shape \[N, 3\], got \(1, 2\)\."):
+        preprocess(np.ones((1, 2)))
+    with pytest.raises(InputError, match=r"shape \[N, 3\], got \(3,\); one input .* x\[None\]"):
+        preprocess(np.ones(3))
+    with pytest.raises(InputError, match=r"got \(2, 1, 3\)"):
+        preprocess(np.ones((2, 1, 3)))
+    with pytest.raises(InputError, match="must be numbers, got object"):
+        preprocess(np.array([[1, None, 2]]))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_preprocess_refuses_what_is_not_finite(value):
+    preprocess = Preprocess.fit(Examples("t", np.ones((4, 2), np.float32), None, (), ("a", "b")))
+    x = np.ones((5, 2))
+    x[2, 1] = x[4, 0] = value
+    with pytest.raises(InputError, match=r"feature 'b' is (nan|-?inf) in row 2 .*; 2 inputs"):
+        preprocess(x)
 
 
 def test_importing_is_cheap():

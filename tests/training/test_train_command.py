@@ -84,6 +84,9 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     assert done.stderr.splitlines()[0] == f"sdjax {sdjax.__version__}: own_data, in {workdir}"
     lines = done.stdout.splitlines()
+    titles = ["Data", "Inputs", "Labels", "Devices", "Parameters", "Workdir"]
+    assert [line.split()[0] for line in lines[:6]] == titles
+    assert lines[5].split() == ["Workdir", str(workdir)]
     assert any("mAP" in line for line in lines)
     assert lines[-2].split() == ["Results", str(workdir / "results.json")]
     assert lines[-1].split() == ["Report", str(workdir / "report" / "report.md")]

@@ -44,6 +44,8 @@ def _read(path: str, options: ReadOptions, delimiters: tuple[str, ...]) -> Examp
         split = functools.partial(label_lists.split_cell, separator=options.label_separator)
         columns = select(path, "data.labels", options.labels, header, required=False)
         converters = dict.fromkeys(columns, split)
+    # What is text in training is text here, also where all of it looks like numbers.
+    kinds: dict = dict.fromkeys(options.vocabulary or (), str)
     comma = delimiter != "," and any(_DECIMAL_COMMA.fullmatch(x) for row in rows[1:] for x in row)
     with readable(path, "CSV"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)
@@ -52,6 +54,7 @@ def _read(path: str, options: ReadOptions, delimiters: tuple[str, ...]) -> Examp
             sep=delimiter,
             decimal="," if comma else ".",
             converters=converters,
+            dtype=kinds,
             index_col=False,
             low_memory=False,
             encoding=encoding,

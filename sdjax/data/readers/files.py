@@ -42,8 +42,8 @@ READERS: dict[str, Reader] = {
 KNOWN = f"{', '.join(name for name in READERS if not name.endswith('.gz'))}; text also as .gz"
 
 
-def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples]:
-    """Reads the files of `config`: train, validation (None to split it off), test."""
+def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples | None]:
+    """Reads the files of `config`: train, validation, test; None for one to split off train."""
     options = ReadOptions(
         labels=config.labels,
         ignore=config.ignore,
@@ -51,13 +51,17 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
         label_key=config.label_key,
         label_separator=config.label_separator,
         image_size=config.image_size,
+        missing=config.missing,
+        categories=config.categories,
     )
     defaults = DataConfig()
     for split, path in (("train", config.train), ("test", config.test)):
+        if split == "test" and not path:
+            continue
         if not path or (path == getattr(defaults, split) and not os.path.exists(path)):
             raise InputError(
                 f"data.name is 'files': data.{split} must be the path of a file "
-                f"({KNOWN}), got {path!r}."
+                f"({KNOWN}){', or empty' * (split == 'test')}, got {path!r}."
             )
     validation = config.validation
     if validation == defaults.validation and not os.path.exists(validation):
@@ -66,14 +70,17 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
     overlap.check_paths({split: path for split, path in paths.items() if path})
     train = read_examples(config.train, options)
     options = dataclasses.replace(
-        options, feature_names=train.feature_names, label_names=train.label_names
+        options,
+        feature_names=train.feature_names,
+        label_names=train.label_names,
+        vocabulary=train.categories,
     )
     if train.modality == "image":
         options = dataclasses.replace(options, channels=train.inputs.shape[-1])
     return (
         train,
         read_examples(validation, options) if validation else None,
-        read_examples(config.test, options),
+        read_examples(config.test, options) if config.test else None,
     )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import csv
 import dataclasses
 import fnmatch
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from sdjax.data.examples import listing
 from sdjax.errors import InputError
@@ -30,6 +30,9 @@ class ReadOptions:
       label_separator: splits the text of the one label column into names; "" where labels are
         columns of 0/1.
       labelled: whether labels are needed; without, label columns are left out.
+      missing: "error", or "median" where missing values of tables are filled in later.
+      categories: text columns of at most so many values become one-hot; 0: text is an error.
+      vocabulary: the values of those columns in training; None where this is training.
     """
 
     labels: str = ""
@@ -42,6 +45,9 @@ class ReadOptions:
     label_names: tuple[str, ...] = ()
     label_separator: str = ""
     labelled: bool = True
+    missing: str = "error"
+    categories: int = 0
+    vocabulary: Mapping[str, tuple[str, ...]] | None = None
 
 
 def select(

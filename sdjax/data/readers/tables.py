@@ -1,8 +1,11 @@
 """Tables whose columns are features and labels: Parquet, and what else becomes a frame."""
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from absl import logging
 
 from sdjax.data.examples import Examples, check_binary, check_finite, listing
 from sdjax.data.readers import label_lists
@@ -45,8 +48,18 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
     features = _align(path, features, options)
     if not features:
         raise InputError(f"{path}: no feature column; columns: {listing(list(frame.columns))}.")
-    inputs = _numbers(path, frame, features)
-    check_finite(path, inputs, features)
+    categories = options.vocabulary
+    if categories is None:
+        categories = _find_categories(path, frame, features, options)
+    names = _expanded(path, features, categories)
+    inputs = _numbers(path, frame, features, categories, options)
+    check_finite(
+        path,
+        inputs,
+        names,
+        missing_allowed=options.missing == "median",
+        advice="Fill them in, set data.missing='median', or leave the column out with data.ignore.",
+    )
     labels = None
     if options.labelled and named:
         separator, cells = options.label_separator, frame[named]
@@ -60,8 +73,9 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
         inputs=inputs,
         labels=labels,
         label_names=tuple(label_names) if options.labelled else (),
-        feature_names=tuple(features),
+        feature_names=names,
         ids=tuple(map(str, frame[ids[0]])) if ids else None,
+        categories=categories,
     )
 
 
@@ -103,8 +117,10 @@ def _column_of_names(path: str, frame: "pd.DataFrame", options: ReadOptions) -> 
 
 
 def _align(path: str, features: list[str], options: ReadOptions) -> list[str]:
-    """`features` in the order of training."""
-    expected = options.feature_names
+    """`features`, which are columns, in the order of training."""
+    vocabulary = options.vocabulary or {}
+    column = {f"{name}={value}": name for name, values in vocabulary.items() for value in values}
+    expected = dict.fromkeys(column.get(name, name) for name in options.feature_names)
     if not expected:
         return features
     here, known = set(features), set(expected)
@@ -118,23 +134,120 @@ def _align(path: str, features: list[str], options: ReadOptions) -> list[str]:
     return list(expected)
 
 
-def _numbers(path: str, frame: "pd.DataFrame", features: list[str]) -> np.ndarray:
-    """The feature columns as float32 [N, F]; text and dates are not numbers."""
+def _find_categories(
+    path: str, frame: "pd.DataFrame", features: list[str], options: ReadOptions
+) -> dict[str, tuple[str, ...]]:
+    """The sorted values of the text columns among `features`; a missing one is ""."""
+    if not options.categories:
+        return {}
+    chosen, found = set(features), {}
+    for name, column in frame.items():
+        if name not in chosen or not _is_text(column):
+            continue
+        values = set(_texts(column.dropna()))
+        if len(values) > options.categories:
+            raise InputError(
+                f"{path}: text column {name!r} has {len(values)} different values, more than "
+                f"data.categories={options.categories}. Allow more, or leave the column out with "
+                "data.ignore."
+            )
+        found[str(name)] = tuple(sorted(values | ({""} if column.isna().any() else set())))
+    return found
+
+
+def _is_text(column: "pd.Series") -> bool:
+    """Whether the values that are there are strings, and not all of them numbers."""
     import pandas as pd
 
-    inputs = np.empty((len(frame), len(features)), np.float32)
-    places = {name: place for place, name in enumerate(features)}
+    if isinstance(column.dtype, np.dtype) and column.dtype.kind in "buifmM":
+        return False
+    present = column.dropna().astype(object)
+    if not present.map(lambda value: isinstance(value, str)).all():
+        return False
+    numbers: Any = pd.to_numeric(present, errors="coerce")
+    return bool(numbers.isna().any())
+
+
+def _texts(column: "pd.Series") -> "pd.Series":
+    """The values as strings; missing ones are ""."""
+    values = column.astype(object)
+    return values.map(str, na_action="ignore").where(column.notna(), "")
+
+
+def _expanded(
+    path: str, features: list[str], categories: Mapping[str, tuple[str, ...]]
+) -> tuple[str, ...]:
+    """The names of the features that columns become."""
+    names = []
+    for name in features:
+        names += [f"{name}={value}" for value in categories[name]] if name in categories else [name]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise InputError(
+            f"{path}: features of the same name, of a column and of a value of a text column: "
+            f"{listing(repeated)}."
+        )
+    return tuple(names)
+
+
+def _one_hot(
+    path: str, column: "pd.Series", values: tuple[str, ...], options: ReadOptions
+) -> np.ndarray:
+    """A text column as one-hot float32 [N, len(values)]; zeros for values that are not known."""
+    import pandas as pd
+
+    missing = column.isna().to_numpy()
+    if missing.any() and options.missing == "error":
+        raise InputError(
+            f"{path}: feature {column.name!r} is missing in row {int(np.argmax(missing))} (the "
+            f"first row is 0); {int(missing.sum())} of its values are. Fill them in, set "
+            "data.missing='median' to make that a value of its own, or leave the column out with "
+            "data.ignore."
+        )
+    texts = _texts(column)
+    codes = pd.Index(values, dtype=object).get_indexer(pd.Index(texts, dtype=object))
+    unknown = codes < 0
+    if unknown.any():
+        logging.warning(
+            "%s: %d values of %r that training does not have are encoded as zeros: %s.",
+            *(path, int(unknown.sum()), str(column.name)),
+            listing(sorted(set(texts[unknown])), limit=5),
+        )
+    return (codes[:, None] == np.arange(len(values))).astype(np.float32)
+
+
+def _numbers(
+    path: str,
+    frame: "pd.DataFrame",
+    features: list[str],
+    categories: Mapping[str, tuple[str, ...]],
+    options: ReadOptions,
+) -> np.ndarray:
+    """The feature columns as float32 [N, F]; those of `categories` one-hot.
+
+    Other text, and dates, are not numbers.
+    """
+    import pandas as pd
+
+    widths = [len(categories.get(name, (name,))) for name in features]
+    inputs = np.empty((len(frame), sum(widths)), np.float32)
+    places = dict(zip(features, np.cumsum([0, *widths]).tolist(), strict=False))
     # One pass over the columns as they lie: to take some by name may cost their number squared.
     for name, column in frame.items():
-        place = places.get(str(name))
+        name = str(name)
+        place = places.get(name)
         if place is None:
+            continue
+        if name in categories:
+            one_hot = _one_hot(path, column, categories[name], options)
+            inputs[:, place : place + one_hot.shape[1]] = one_hot
             continue
         if isinstance(column.dtype, np.dtype) and column.dtype.kind in "buif":
             values = column.to_numpy()
         elif pd.api.types.is_numeric_dtype(column):
             values = column.to_numpy(np.float64, na_value=np.nan)
         else:
-            values = _parsed(path, str(name), column)
+            values = _parsed(path, name, column)
         with np.errstate(over="ignore"):  # an infinity is reported with its place
             inputs[:, place] = values.astype(np.float64, copy=False)
     return inputs
@@ -153,7 +266,7 @@ def _parsed(path: str, name: str, column: "pd.Series") -> np.ndarray:
         raise InputError(
             f"{path}: feature {name!r} is not a number: {str(column.iloc[row])[:60]!r} in row "
             f"{row} (the first row is 0). {TEXT} Encode it as numbers, or leave it out with "
-            "data.ignore."
+            "data.ignore; data.categories=K makes text of at most K values one-hot."
         )
     return numbers.to_numpy(np.float64, na_value=np.nan)
 

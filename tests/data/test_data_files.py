@@ -754,7 +754,7 @@ def test_pictures(pictures):
     loaded = load_files(path, labels="")
     assert loaded.input_spec.shape == (8, 8, 1)
     pixels = np.asarray(Image.open(pictures / "pictures" / "3.png"))[..., None]
-    np.testing.assert_array_equal(loaded.test[3]["x"], loaded.preprocess(pixels))
+    np.testing.assert_array_equal(loaded.test[3]["x"], loaded.preprocess(pixels[None])[0])
     assert load_files(path, labels="", image_size=5).input_spec.shape == (5, 5, 1)
     x, ids = data.read_inputs(str(path), loaded.preprocess)
     assert ids == [f"pictures/{k}.png" for k in range(6)]

@@ -50,12 +50,13 @@ def test_errors_are_one_line_without_a_traceback_unless_asked_for(tmp_path, debu
     )
     assert done.returncode == 1
     assert "no such file" in done.stderr
+    lines = done.stderr.splitlines()
     if debug:
-        assert done.stderr.startswith("Traceback")
+        assert lines[1].startswith("Traceback")
         assert "make_setup" in done.stderr
     else:
-        assert done.stderr.startswith("Error: ")
-        assert len(done.stderr.splitlines()) == 1
+        assert len(lines) == 2
+        assert lines[1].startswith("Error: ")
 
 
 def test_configs_go_by_name_or_path():
@@ -82,11 +83,12 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
     )
     assert done.returncode == 0, done.stderr
     assert list((workdir / "profile").rglob("*.xplane.pb"))
-    assert done.stderr.splitlines()[0] == f"sdjax {sdjax.__version__}: own_data, in {workdir}"
-    lines = done.stdout.splitlines()
+    told = done.stderr.splitlines()
+    assert told[0] == f"sdjax {sdjax.__version__}: own_data, in {workdir}"
     titles = ["Data", "Inputs", "Labels", "Devices", "Parameters", "Workdir"]
-    assert [line.split()[0] for line in lines[:6]] == titles
-    assert lines[5].split() == ["Workdir", str(workdir)]
+    assert [line.split()[0] for line in told[1:7]] == titles
+    assert told[6].split() == ["Workdir", str(workdir)]
+    lines = done.stdout.splitlines()
     assert any("mAP" in line for line in lines)
     assert lines[-2].split() == ["Results", str(workdir / "results.json")]
     assert lines[-1].split() == ["Report", str(workdir / "report" / "report.md")]

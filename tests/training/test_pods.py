@@ -192,3 +192,24 @@ def test_slurm_tells_the_processes_who_they_are(toy_files, tmp_path):
     environments = {k: {**job, "SLURM_PROCID": str(k), "SLURM_LOCALID": str(k)} for k in (0, 1)}
     pod = Pod(toy_files, tmp_path / "run", "2x1", environments=environments).finish()
     assert "Results" in pod.log(0) and "Results" not in pod.log(1)
+
+
+def test_a_workdir_that_process_0_cannot_read_ends_every_process(toy_files, tmp_path):
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "config.json").write_text('{"breadth": 1}')
+    pod = Pod(toy_files, workdir, "2x1", batch_size=0)
+    assert pod.wait(120) == [1, 1]
+    for number in (0, 1):
+        assert "was written by another version of sdjax" in pod.log(number)
+        assert "Traceback" not in pod.log(number)
+
+
+@pytest.mark.slow
+def test_a_pod_starts_from_another_run_and_selects_beside_a_queue(toy_files, alone, tmp_path):
+    """Each process reads the weights to a device of its own."""
+    changes = {"recipe": "joint", "model.init_from": alone.workdir, "seed": 1}
+    changes |= {"queue.size": 32, "select_by": "mAP"}
+    one = Pod(toy_files, tmp_path / "one", "1x1", **changes).finish()
+    two = Pod(toy_files, tmp_path / "two", "2x1", **changes).finish()
+    assert_same_run(one.workdir, two.workdir, rtol=1e-4)

@@ -26,7 +26,7 @@ from sdjax.training.manifest import (
     verify,
 )
 from sdjax.training.preservation import BestStep
-from sdjax.training.processes import gather_texts, is_main, together
+from sdjax.training.processes import failing_together, gather_texts, is_main
 from sdjax.training.storage import (
     State,
     SummedStateHandler,
@@ -218,7 +218,7 @@ class Checkpoints:
         folder = self._directory / str(step)
         with self._one_verdict(step):
             manifest = read_manifest(folder)
-        with together():
+        with failing_together():
             target = abstract_state(manifest["position"])
             check_model(manifest, target)
         with self._one_verdict(step):
@@ -272,7 +272,7 @@ class Checkpoints:
         """Moves damaged checkpoints out of the way of new ones, without deleting them."""
         if self._read_only or not steps:
             return
-        with together():
+        with failing_together():
             for step in steps if is_main() else []:
                 target = _unused(self._directory.with_name("broken_checkpoints") / str(step))
                 target.parent.mkdir(exist_ok=True)
@@ -303,7 +303,7 @@ def _gravest(error: Exception | None) -> Exception | None:
     """The gravest of the errors of all processes; of equal ones one's own."""
     kinds = (UnreadableCheckpointError, ForeignCheckpointError, DamagedCheckpointError)
     mine = next((i for i, kind in enumerate(kinds) if isinstance(error, kind)), len(kinds))
-    with together():
+    with failing_together():
         # A process that has lost another fails here, as that one does not come.
         texts = gather_texts(json.dumps([mine, str(error)]))
     found = [json.loads(text) for text in texts]

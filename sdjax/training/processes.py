@@ -90,7 +90,7 @@ def gather_texts(text: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def failing_together() -> Iterator[None]:
     """A block that fails on every process if it fails on one, so that none waits for ever.
 
     Raises:

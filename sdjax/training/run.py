@@ -29,7 +29,7 @@ from sdjax.training.mesh import (
     rows_of_process,
 )
 from sdjax.training.objective import Metrics
-from sdjax.training.processes import is_main, together
+from sdjax.training.processes import failing_together, is_main
 from sdjax.training.profiler import StepProfiler
 from sdjax.training.recipes import Phase
 from sdjax.training.results import test_results, write_report
@@ -99,7 +99,7 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
 @contextlib.contextmanager
 def opened(setup: Setup, workdir: Path) -> Iterator[Checkpoints]:
     """The checkpoints of `workdir`, once it is the home of the run."""
-    with together():
+    with failing_together():
         if is_main():
             description = workdir_lib.describe_data(setup.dataset)
             workdir_lib.check_workdir(workdir, setup.config, description)
@@ -237,7 +237,7 @@ def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[
         for source in (setup.dataset.validation, setup.dataset.test)
     )
     results = None
-    with together():
+    with failing_together():
         if is_main():
             per_label = setup.config.thresholds == "per_label"
             results = test_results(setup.dataset, validation.scores, tested.scores, per_label)

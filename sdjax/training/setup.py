@@ -17,7 +17,7 @@ from sdjax.training import momentum_queue, predictor
 from sdjax.training.checkpoint import ForeignCheckpointError, Position
 from sdjax.training.evaluate import VALIDATION_METRICS, make_losses
 from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
-from sdjax.training.processes import check_equal, is_main, together
+from sdjax.training.processes import check_equal, failing_together, is_main
 from sdjax.training.recipes import Phase, make_phases, phase_of_step
 from sdjax.training.state import (
     ExampleSpec,
@@ -175,7 +175,7 @@ def _load_data(config: Config) -> data_lib.Dataset:
     """The data set; process 0 first: what it prepares on a shared disk is ready for the others."""
     loaded = []
     for turn in (True, False):
-        with together():
+        with failing_together():
             if is_main() == turn:
                 loaded.append(data_lib.load(config.data))
     return loaded[0]

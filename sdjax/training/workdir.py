@@ -17,7 +17,7 @@ from sdjax.config import Config, flat, from_dict
 from sdjax.data import Dataset, Preprocess
 from sdjax.errors import InputError
 from sdjax.labels import LabelIndices
-from sdjax.training.processes import gather_texts, is_main, together
+from sdjax.training.processes import failing_together, gather_texts, is_main
 from sdjax.training.state import ExampleSpec
 
 CONFIG, PREPROCESS, DATA, RESULTS = "config.json", "preprocess.json", "data.json", "results.json"
@@ -156,7 +156,7 @@ def with_saved_batch_size(config: Config, workdir: Path) -> Config:
     It would depend on the number of devices otherwise.
     """
     saved = 0
-    with together():
+    with failing_together():
         if is_main() and not config.batch_size and (workdir / CONFIG).exists():
             saved = read_config(workdir).batch_size
     saved = int(gather_texts(str(saved))[0])
@@ -166,11 +166,11 @@ def with_saved_batch_size(config: Config, workdir: Path) -> Config:
 def check_shared(workdir: Path) -> None:
     """Raises ValueError on a process that does not see what process 0 writes into `workdir`."""
     token = f"{time.time_ns()} {socket.gethostname()}"
-    with together():
+    with failing_together():
         if is_main():
             (workdir / _TOKEN).write_text(token)
     token = gather_texts(token)[0]
-    with together():
+    with failing_together():
         deadline = time.monotonic() + _SECONDS_TO_SEE
         while not _holds(workdir / _TOKEN, token):
             if time.monotonic() > deadline:

@@ -79,8 +79,8 @@ def follow(follower: Aux, params: nnx.State, momentum: float) -> Aux:
 def weights_of(follower: Aux, params: nnx.State, variables: nnx.State) -> tuple[Any, Any]:
     """Parameters and variables of a model whose followed parts are the follower's."""
     return (
-        nnx.State({**jax.lax.stop_gradient(params), **follower["params"]}),
-        nnx.State({**variables, **follower["variables"]}),
+        _with_parts(jax.lax.stop_gradient(params), follower["params"]),
+        _with_parts(variables, follower["variables"]),
     )
 
 
@@ -115,4 +115,9 @@ def remember(queue: Aux, z: Array, labels: Any, where: Array) -> Aux:
 
 
 def _followed(state: nnx.State) -> nnx.State:
-    return nnx.State({name: state[name] for name in _FOLLOWED if name in state})
+    return nnx.State({name: part for name, part in state.raw_mapping.items() if name in _FOLLOWED})
+
+
+def _with_parts(state: nnx.State, parts: nnx.State) -> nnx.State:
+    # Raw: a State inside a State would be another pytree than the one that a model has.
+    return nnx.State({**state.raw_mapping, **parts.raw_mapping})

@@ -84,6 +84,7 @@ def test_a_program_by_hand():
         ("replica_groups=[4,4]<=[4,4]T(1,0)", 4),
         ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
         ("replica_groups=mesh['a'=4,'b'=2] {'b'}", 2),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=8], device_ids=([8,4]T(1,0)) {'c'}", 8),
     ],
 )
 def test_sizes_of_groups(groups, size):
@@ -91,6 +92,13 @@ def test_sizes_of_groups(groups, size):
     program = hlo.parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}}}\n")
     (found,) = program.collectives()
     assert found.group == size
+
+
+def test_groups_that_cannot_be_read_are_not_left_out():
+    line = "  %r = f32[8]{0} all-reduce(%p), replica_groups=<[2]>, to_apply=%add\n"
+    program = hlo.parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}}}\n")
+    with pytest.raises(ValueError, match=r"unknown form: <\[2\]>"):
+        program.collectives()
 
 
 def test_what_xla_inserts_for_shardings():

@@ -6,6 +6,7 @@ Compiles the whole training step for a TPU topology, on a machine without TPUs
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -24,9 +25,14 @@ from sdjax.training.state import ExampleSpec, labels_spec
 _TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies, such as v5e:4x4.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batches to compare; the config's by default.")
 _INPUT_SHAPE = flags.DEFINE_list("input_shape", [], "Of an example; with it no data is read.")
-_NUM_CLASSES = flags.DEFINE_integer("num_classes", 0, "Number of labels, with --input_shape.")
+_NUM_CLASSES = flags.DEFINE_integer(
+    "num_classes", 0, "Number of labels, with --input_shape.", lower_bound=0
+)
 _NUM_EXAMPLES = flags.DEFINE_integer(
-    "num_examples", 20_000, "Of the train split, with --input_shape: sizes left at 0 follow it."
+    "num_examples",
+    20_000,
+    "Of the train split, with --input_shape: sizes left at 0 follow it.",
+    lower_bound=1,
 )
 
 HEADER = (
@@ -39,18 +45,36 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     jax.config.update("jax_platforms", "cpu")  # the compiler alone is wanted of libtpu
+    config: Config = flags.FLAGS.config
     try:
-        print_forecasts(flags.FLAGS.config)
-    except (ImportError, OSError, InputError) as error:
+        check(config)
+        batch_sizes = [_whole("batch_sizes", size) for size in _BATCH_SIZES.value]
+        examples = _given_examples() or examples_of(data_lib.load(config.data))
+        print_forecasts(config, *examples, _TOPOLOGY.value, batch_sizes or [config.batch_size])
+    except (OSError, InputError) as error:
         sys.exit(f"Error: {error}")
 
 
-def print_forecasts(config: Config) -> None:
-    """Prints a row for each topology, batch and phase, and what the last one sends."""
-    check(config)
-    batch_sizes = _batch_sizes(config)
-    spec, num_examples = _examples(config)
-    chips = {name: topology(name) for name in _TOPOLOGY.value}
+def print_forecasts(
+    config: Config,
+    spec: ExampleSpec,
+    num_examples: int,
+    topologies: Sequence[str],
+    batch_sizes: Sequence[int],
+) -> None:
+    """Prints a row for each topology, batch and phase, and what the last one sends.
+
+    Args:
+      config: checked; sizes of 0 become those that training would choose.
+      spec: of an example.
+      num_examples: of the train split.
+      topologies: such as "v5e:4x4".
+      batch_sizes: over all chips, in place of the config's.
+
+    Raises:
+      InputError: if a topology is unknown, or config and devices do not fit together.
+    """
+    chips = {name: topology(name) for name in topologies}
     last = None
     print(HEADER)
     for name, (chip, devices) in chips.items():
@@ -68,24 +92,24 @@ def print_forecasts(config: Config) -> None:
             print(f"| {each.kind} | {each.shape} | {each.group} | {times} | {sent} |")
 
 
-def _examples(config: Config) -> tuple[ExampleSpec, int]:
-    """What an example is, and how many there are to train on, by flag or off the data."""
+def examples_of(dataset: data_lib.Dataset) -> tuple[ExampleSpec, int]:
+    """What an example of a data set is, and how many there are to train on."""
+    train = dataset.train
+    return ExampleSpec.of(dataset.input_spec, labels_spec(train.labels)), len(train)
+
+
+def _given_examples() -> tuple[ExampleSpec, int] | None:
+    """What an example is, and how many there are, by flag; None leaves it to the data."""
     if bool(_INPUT_SHAPE.value) != bool(_NUM_CLASSES.value):
         raise InputError("--input_shape and --num_classes go together.")
-    if _INPUT_SHAPE.value:
-        shape = tuple(_whole("input_shape", size) for size in _INPUT_SHAPE.value)
-        if len(shape) not in (1, 3):
-            raise InputError(f"--input_shape must be F or H,W,CHANNELS, got {shape}.")
-        inputs = jax.ShapeDtypeStruct(shape, np.float32)
-        labels = jax.ShapeDtypeStruct((_NUM_CLASSES.value,), np.uint8)
-        return ExampleSpec.of(inputs, labels), _NUM_EXAMPLES.value
-    dataset = data_lib.load(config.data)
-    spec = ExampleSpec.of(dataset.input_spec, labels_spec(dataset.train.labels))
-    return spec, len(dataset.train)
-
-
-def _batch_sizes(config: Config) -> list[int]:
-    return [_whole("batch_sizes", size) for size in _BATCH_SIZES.value] or [config.batch_size]
+    if not _INPUT_SHAPE.value:
+        return None
+    shape = tuple(_whole("input_shape", size) for size in _INPUT_SHAPE.value)
+    if len(shape) not in (1, 3):
+        raise InputError(f"--input_shape must be F or H,W,CHANNELS, got {shape}.")
+    inputs = jax.ShapeDtypeStruct(shape, np.float32)
+    labels = jax.ShapeDtypeStruct((_NUM_CLASSES.value,), np.uint8)
+    return ExampleSpec.of(inputs, labels), _NUM_EXAMPLES.value
 
 
 def _whole(name: str, text: str) -> int:

@@ -14,6 +14,7 @@ from sdjax.config import Config
 from sdjax.errors import InputError
 from sdjax.forecast import hlo
 from sdjax.forecast.chips import CHIPS, Chip
+from sdjax.training import momentum_queue
 from sdjax.training.mesh import batch_sharding, check_batch_size, make_mesh
 from sdjax.training.recipes import Phase
 from sdjax.training.state import ExampleSpec, abstract, model_graph
@@ -85,8 +86,7 @@ def topology(name: str) -> tuple[Chip, list[Any]]:
     """The chip, and the devices, of a TPU topology such as "v5e:4x4".
 
     Raises:
-      ValueError: if there is none of that name.
-      ImportError: if libtpu is not installed.
+      InputError: if there is none of that name, or libtpu is not installed.
     """
     from jax.experimental import topologies
 
@@ -99,7 +99,7 @@ def topology(name: str) -> tuple[Chip, list[Any]]:
     try:
         import libtpu  # noqa: F401  # pyright: ignore[reportMissingImports]
     except ImportError as error:
-        raise ImportError('libtpu is not installed: pip install -e ".[train,tpu]".') from error
+        raise InputError('libtpu is not installed: pip install -e ".[train,tpu]".') from error
     for variable, value in _ENVIRONMENT.items():
         os.environ.setdefault(variable, value)
     try:
@@ -122,10 +122,11 @@ def forecast(
       devices: of a TPU topology.
 
     Raises:
-      InputError: if the batch or the mesh does not fit the number of devices.
+      InputError: if batch, queue and mesh do not fit each other and the number of devices.
     """
     mesh = make_mesh(config.mesh, devices)
     check_batch_size(config.batch_size, config.batch_size, config.microbatches, mesh)
+    momentum_queue.check(config)
     basis = Forecast(phase.name, chip, len(devices), config.batch_size, fits=False, peak=0.0)
     started = time.perf_counter()
     step: Any = make_train_step(config, phase, model_graph(config, spec), mesh)

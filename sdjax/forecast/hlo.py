@@ -330,8 +330,13 @@ def _group_size(attributes: str) -> int:
     iota = re.search(r"replica_groups=\[\d+,(\d+)\]", attributes)
     if iota:
         return int(iota.group(1))
-    mesh = re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", attributes)
+    # The order of the devices may stand between the axes' sizes and those of a group.
+    axes = r"replica_groups=mesh\[([^\]]*)\](?:, device_ids=\S+)? \{([^}]*)\}"
+    mesh = re.search(axes, attributes)
     if not mesh:
+        written = re.search(r"replica_groups=(.*)", attributes)
+        if written and not written.group(1).startswith("{}"):
+            raise ValueError(f"replica_groups of an unknown form: {written.group(1)[:100]}")
         return 1
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", mesh.group(1)))
     group = 1

@@ -1,10 +1,12 @@
 """The reader of compiled programs, and forecasts for TPUs where libtpu is there."""
 
+import functools
 import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +15,15 @@ import pytest
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sdjax import LabelIndices, aot, label_sets
+from sdjax.config import Config, sized
+from sdjax.data import ArraySource, Dataset
+from sdjax.errors import InputError
 from sdjax.forecast import hlo
 from sdjax.forecast.chips import CHIPS
-from sdjax.forecast.forecast import Forecast, topology
+from sdjax.forecast.forecast import Forecast, forecast, topology
+from sdjax.training import make_setup
+from sdjax.training.recipes import make_phases
 
 ROOT = Path(__file__).parents[2]
 HAND_WRITTEN = """\
@@ -76,6 +84,7 @@ def test_a_program_by_hand():
         ("replica_groups=[4,4]<=[4,4]T(1,0)", 4),
         ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
         ("replica_groups=mesh['a'=4,'b'=2] {'b'}", 2),
+        ("replica_groups=mesh['a'=1,'b'=4,'c'=8], device_ids=([8,4]T(1,0)) {'c'}", 8),
     ],
 )
 def test_sizes_of_groups(groups, size):
@@ -83,6 +92,13 @@ def test_sizes_of_groups(groups, size):
     program = hlo.parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}}}\n")
     (found,) = program.collectives()
     assert found.group == size
+
+
+def test_groups_that_cannot_be_read_are_not_left_out():
+    line = "  %r = f32[8]{0} all-reduce(%p), replica_groups=<[2]>, to_apply=%add\n"
+    program = hlo.parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}}}\n")
+    with pytest.raises(ValueError, match=r"unknown form: <\[2\]>"):
+        program.collectives()
 
 
 def test_what_xla_inserts_for_shardings():
@@ -233,7 +249,157 @@ def test_topologies_that_are_not(name):
         topology(name)
 
 
-def aot(*arguments):
+def toy(rows, labels=None):
+    """A data set of `rows` to train on, 6 features and 4 labels."""
+    rng = np.random.default_rng(0)
+
+    def source(size):
+        given = rng.random((size, 4)) < 0.5 if labels is None else labels(size)
+        return ArraySource(rng.normal(size=(size, 6)).astype(np.float32), given)
+
+    return Dataset("toy", source(rows), source(24), source(24), label_names=tuple("abcd"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "microbatches", "expected"),
+    [(70, 1, (32, 256)), (5_000, 3, (504, 256)), (20_000, 1, (512, 512))],
+)
+def test_sizes_are_those_of_training(monkeypatch, rows, microbatches, expected):
+    """Whatever topology has as many devices as there are here."""
+    config = Config(batch_size=0, microbatches=microbatches, recipe="bce")
+    dataset, planned = toy(rows), []
+
+    def planning(config, spec, phase, chip, devices):
+        planned.append((config, spec))
+        return Forecast(phase.name, chip, len(devices), config.batch_size, False, 1.0)
+
+    monkeypatch.setattr(aot, "topology", lambda name: (CHIPS["v5e"], jax.devices()))
+    monkeypatch.setattr(aot, "forecast", planning)
+    aot.print_forecasts(config, *aot.examples_of(dataset), ["v5e:2x4"], [config.batch_size])
+    setup = make_setup(config, dataset=dataset)
+    assert planned == [(setup.program, setup.spec)]
+    assert (setup.config.batch_size, setup.config.model.width) == expected
+
+
+LISTS = LabelIndices(np.array([[0, 2, -1], [1, 3, 2]], np.int32), 4)
+SMALL = {"batch_size": 64, "model.width": 512, "model.dropout": 0.0}
+
+
+def small(**fields):
+    """A forecast for the eight CPU devices here, as if they were chips, and its number of flop."""
+    config = Config()
+    for name, value in {**SMALL, **fields}.items():
+        *path, last = name.split(".")
+        setattr(functools.reduce(getattr, path, config), last, value)
+    lists = toy(48, lambda size: label_sets.take(LISTS, np.arange(size) % 2))
+    spec, rows = aot.examples_of(lists)
+    config = sized(config, rows, spec.inputs, 8)
+    (phase,) = make_phases(config, steps_per_epoch=3)
+    return forecast(config, spec, phase, CHIPS["v5e"], jax.devices())
+
+
+WIDE = 512 * 512
+PARAMETERS = 6 * 512 + WIDE + 512 * (128 + 4)
+
+
+@pytest.fixture(scope="module")
+def quickly():
+    """Whole steps are compiled without most optimizations."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.fixture(scope="module")
+def plain(quickly):
+    return small()
+
+
+def test_index_lists(plain):
+    """Products of two views of 8 rows a device, and of all pairs; the gradient is summed once."""
+    by_hand = 16 * (6 * PARAMETERS - 2 * 6 * 512) + 4 * 128 * 16 * 128
+    assert plain.flop == pytest.approx(by_hand, rel=0.1)
+    sums = sum(each.sent for each in plain.collectives if each.kind == "all-reduce")
+    assert sums == pytest.approx(2 * 7 / 8 * 4 * PARAMETERS, rel=0.1)
+
+
+def test_a_queue_batch_statistics_and_microbatches(plain):
+    """The follower sees one view and does not learn; statistics pass from part to part."""
+    queued = small(**{"queue.size": 128, "model.norm": "batch", "microbatches": 4})
+    learns = 8 * (8 * PARAMETERS - 2 * 6 * 512)
+    follows = 8 * 2 * (PARAMETERS - 512 * 4)
+    pairs = 4 * 8 * (64 + 128) * 128
+    assert queued.flop == pytest.approx(learns + follows + pairs, rel=0.1)
+    assert len(queued.collectives) > len(plain.collectives)
+
+
+def test_a_queue_holds_whole_batches():
+    with pytest.raises(InputError, match="queue.size must be a multiple of batch_size 64, got 100"):
+        small(**{"queue.size": 100})
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """`sdjax.aot` in this process, with the values of its flags."""
+
+    def run(**values):
+        given = {"topology": ["v5e:2x4"], "batch_sizes": [], "input_shape": [], "num_classes": 0}
+        for name, value in {**given, "num_examples": 100, **values}.items():
+            monkeypatch.setattr(aot, f"_{name.upper()}", SimpleNamespace(value=value))
+        monkeypatch.setattr(aot.flags, "FLAGS", SimpleNamespace(config=Config()))
+        aot.main(["aot"])
+
+    return run
+
+
+def test_without_libtpu(main, monkeypatch):
+    monkeypatch.setitem(sys.modules, "libtpu", None)
+    with pytest.raises(SystemExit) as caught:
+        main(input_shape=["8"], num_classes=4)
+    text = 'Error: libtpu is not installed: pip install -e ".[train,tpu]".'
+    assert caught.value.code == text
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"input_shape": ["8"]}, "--input_shape and --num_classes go together"),
+        (
+            {"input_shape": ["8", "8"], "num_classes": 4},
+            "--input_shape must be F or H,W,CHANNELS, got (8, 8)",
+        ),
+        ({"batch_sizes": ["x"]}, "--batch_sizes must be whole numbers above 0, got 'x'"),
+        ({"input_shape": ["8"], "num_classes": 4, "topology": ["v9:2x2"]}, "got 'v9:2x2'"),
+    ],
+)
+def test_arguments_that_are_not(main, values, text):
+    with pytest.raises(SystemExit) as caught:
+        main(**values)
+    assert caught.value.code.startswith("Error: ") and text in caught.value.code
+    assert len(caught.value.code.splitlines()) == 1
+
+
+def test_a_missing_file_is_one_line(main, monkeypatch):
+    def missing(config):
+        raise FileNotFoundError(2, "No such file", "x.npz")
+
+    monkeypatch.setattr(aot.data_lib, "load", missing)
+    with pytest.raises(SystemExit, match="Error: .*No such file: 'x.npz'"):
+        main()
+
+
+@pytest.mark.parametrize("kind", [ValueError, ImportError])
+def test_defects_show_where_they_are(main, monkeypatch, kind):
+    def fails(config):
+        raise kind("a defect")
+
+    monkeypatch.setattr(aot, "check", fails)
+    with pytest.raises(kind, match="a defect"):
+        main()
+
+
+def run_aot(*arguments):
     command = [sys.executable, "-m", "sdjax.aot", *arguments]
     environment = {k: v for k, v in os.environ.items() if k != "JAX_NUM_CPU_DEVICES"}
     return subprocess.run(
@@ -241,26 +407,10 @@ def aot(*arguments):
     )
 
 
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is not None, reason="libtpu is here")
-def test_without_libtpu():
-    done = aot("--topology=v5e:2x4", "--input_shape=8", "--num_classes=4")
+def test_config_keys_that_are_not():
+    done = run_aot("--config.batchsize=3")
     assert done.returncode == 1
-    assert 'Error: libtpu is not installed: pip install -e ".[train,tpu]".' in done.stderr
-
-
-@pytest.mark.parametrize(
-    ("arguments", "text"),
-    [
-        (["--input_shape=8"], "--input_shape and --num_classes go together"),
-        (["--input_shape=8,8", "--num_classes=4"], "must be F or H,W,CHANNELS, got (8, 8)"),
-        (["--input_shape=8", "--num_classes=4", "--batch_sizes=x"], "whole numbers above 0"),
-        (["--config.batchsize=3"], "Did you mean 'batch_size'"),
-    ],
-)
-def test_arguments_that_are_not(arguments, text):
-    done = aot(*arguments)
-    assert done.returncode == 1
-    assert text in done.stderr and "Traceback" not in done.stderr
+    assert "Did you mean 'batch_size'" in done.stderr and "Traceback" not in done.stderr
 
 
 MODEL = ("--input_shape=512", "--num_classes=80", "--config.model.width=1024",
@@ -281,11 +431,13 @@ def rows(done):
 @pytest.mark.parametrize(("chips", "count"), [("v5e:2x4", 8), ("v5p:4x4x4", 64)])
 def test_the_whole_step_compiles(chips, count):
     batch = 64 * count
-    (row,) = rows(aot(f"--topology={chips}", f"--batch_sizes={batch}", *MODEL))
+    (row,) = rows(run_aot(f"--topology={chips}", f"--batch_sizes={batch}", *MODEL))
     assert row["fits"] == "yes" and row["a chip"] == "64"
     parameters = 512 * 1024 + 1024 * 1024 + 1024 * 128 + 1024 * 80
-    # Six a parameter and row, of two views, less the gradient of the input; and the loss.
-    by_hand = 128 * (6 * parameters - 2 * 512 * 1024) + 4 * (2 * batch) ** 2 * 128 / count
+    # Six a parameter and row, of two views, less the gradient of the input; and the loss, of
+    # embeddings, and of labels in words of 32 bits.
+    pairs = (2 * batch) ** 2 / count
+    by_hand = 128 * (6 * parameters - 2 * 512 * 1024) + pairs * (4 * 128 + 96)
     assert float(row["TFLOP"]) * 1e12 == pytest.approx(by_hand, rel=0.1)
     # The gradient goes around once; embeddings are small beside it.
     ring = 2 * 4 * parameters * (count - 1) / count / 1e6
@@ -297,11 +449,36 @@ def test_the_whole_step_compiles(chips, count):
 def test_sharded_state_and_what_does_not_fit():
     flags = ("--topology=v5e:2x4", "--batch_sizes=256", *MODEL)
     wide = "--config.model.width=16384"
-    (whole,) = rows(aot(*flags, wide))
-    (sharded,) = rows(aot(*flags, wide, "--config.mesh.fsdp=8"))
+    (whole,) = rows(run_aot(*flags, wide))
+    (sharded,) = rows(run_aot(*flags, wide, "--config.mesh.fsdp=8"))
     peak, less = (float(row["peak GB"].split()[0]) for row in (whole, sharded))
     assert less < 0.75 * peak
-    (row,) = rows(aot(*flags, "--config.model.width=65536"))
+    (row,) = rows(run_aot(*flags, "--config.model.width=65536"))
     assert row["fits"] == "no"
-    done = aot("--topology=v5e:2x4", "--batch_sizes=100", *MODEL)
+    done = run_aot("--topology=v5e:2x4", "--batch_sizes=100", *MODEL)
     assert "multiple of the 8 devices, got 100; the nearest are 96 and 104" in done.stderr
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_index_lists_queue_batch_statistics_and_microbatches(tmp_path):
+    """All sizes left open, for 48 rows and 8 devices."""
+    for name in ("train", "test"):
+        rng = np.random.default_rng(len(name))
+        lists = np.stack([rng.permutation(40)[:3] for _ in range(60)]).astype(np.int32)
+        x = rng.normal(size=(60, 6)).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", x=x, labels=lists, num_classes=40)
+    (row,) = rows(
+        run_aot(
+            "--topology=v5e:2x4",
+            "--config.data.name=files",
+            f"--config.data.train={tmp_path / 'train.npz'}",
+            "--config.data.validation=",
+            f"--config.data.test={tmp_path / 'test.npz'}",
+            "--config.batch_size=0",
+            "--config.queue.size=64",
+            "--config.model.norm=batch",
+            "--config.microbatches=2",
+        )
+    )
+    assert (row["batch"], row["a chip"], row["fits"]) == ("32", "4", "yes")

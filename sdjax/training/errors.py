@@ -6,6 +6,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import NoReturn
 
 import jax
 
@@ -62,7 +63,7 @@ def reported_errors(debug: bool = False) -> Iterator[None]:
         raise
     except KeyboardInterrupt:
         print("Stopped by SIGINT. The same command resumes from what is saved.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        _exit(128 + signal.SIGINT)
     except Exception as error:
         several = jax.process_count() > 1
         lost = several and isinstance(error, LostPeerError | jax.errors.JaxRuntimeError)
@@ -77,8 +78,12 @@ def reported_errors(debug: bool = False) -> Iterator[None]:
             )
         else:
             print(f"Error: {error}", file=sys.stderr)
-        if several:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(1)
-        sys.exit(1)
+        _exit(1)
+
+
+def _exit(status: int) -> NoReturn:
+    if jax.process_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(status)

@@ -52,6 +52,21 @@ def test_an_interrupt_outside_the_loop_is_one_line(capsys):
     assert text == "Stopped by SIGINT. The same command resumes from what is saved.\n"
 
 
+@pytest.mark.parametrize(("error", "status"), [(KeyboardInterrupt(), 130), (OSError("away"), 1)])
+def test_one_of_several_processes_ends_without_waiting_for_the_others(monkeypatch, error, status):
+    left = []
+
+    def leave(status):
+        left.append(status)
+        sys.exit(status)
+
+    monkeypatch.setattr("jax.process_count", lambda: 2)
+    monkeypatch.setattr("os._exit", leave)
+    with pytest.raises(SystemExit), reported_errors():
+        raise error
+    assert left == [status]
+
+
 def test_an_interrupt_of_the_test(capsys, toy_config, tmp_path, monkeypatch):
     """Ctrl-C while the test figures are computed: the trained model is there, figures are not."""
     toy_config.supervise.epochs = 1

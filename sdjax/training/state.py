@@ -13,8 +13,7 @@ from flax import nnx
 from sdjax.config import Config
 from sdjax.label_sets import LabelSets
 from sdjax.labels import num_classes
-from sdjax.models import ENCODERS, Model
-from sdjax.models.registry import Encoder
+from sdjax.models import Model, registry
 from sdjax.training import momentum_queue
 from sdjax.training.mesh import Mesh, state_sharding
 from sdjax.training.recipes import Phase, make_optimizer
@@ -192,12 +191,12 @@ def initializer(
     compilation; so does `beginner`.
     """
     # The name of an encoder may be that of another one by now.
-    return _initializer(config, ENCODERS[config.model.encoder], spec, phase, mesh)
+    return _initializer(config, registry.ENCODERS[config.model.encoder], spec, phase, mesh)
 
 
 @functools.lru_cache(maxsize=32)
 def _initializer(
-    config: Config, encoder: Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
+    config: Config, encoder: registry.Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
 ) -> Callable[..., TrainState]:
     def make(key: Array, initial: Weights | None) -> TrainState:
         return init_state(config, spec, phase, key, initial)

@@ -80,8 +80,13 @@ def test_an_interrupt_of_the_test(capsys, toy_config, tmp_path, monkeypatch):
     monkeypatch.setattr(run_module, "run_model", interrupted)
     state = train(setup, tmp_path)
     capsys.readouterr()
-    with pytest.raises(SystemExit) as caught, reported_errors():
-        score(setup, state, tmp_path)
+    # A shell that starts the tests in the background has them ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as caught, reported_errors():
+            score(setup, state, tmp_path)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert caught.value.code == 130
     assert capsys.readouterr().err.splitlines() == [
         "Stopped by SIGINT. The same command resumes from what is saved."

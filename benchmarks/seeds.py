@@ -10,16 +10,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-from absl import app, flags, logging
-from ml_collections import config_flags
+from absl import flags, logging
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from sdjax.configs import run_with_config
 from sdjax.training import make_setup, score, train
 
-_CONFIG = config_flags.DEFINE_config_file(
-    "config", str(Path(__file__).parents[1] / "configs" / "yeast.py")
-)
 _SEEDS = flags.DEFINE_integer("seeds", 10, "Number of seeds.")
 
 
@@ -27,7 +24,7 @@ def main(argv: list[str]) -> None:
     del argv
     logging.set_verbosity(logging.WARNING)
     figures, started = [], time.perf_counter()
-    first = make_setup(_CONFIG.value)
+    first = make_setup(flags.FLAGS.config)
     for seed in range(_SEEDS.value):
         setup = first.with_seed(seed)
         before = time.perf_counter()
@@ -42,4 +39,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    app.run(main)
+    run_with_config(main)

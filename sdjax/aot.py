@@ -11,16 +11,15 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 from absl import app, flags
-from ml_collections import config_flags
 
 from sdjax import data as data_lib
-from sdjax.config import Config, check, check_overrides, sized
-from sdjax.configs import FOLDER, with_paths
+from sdjax.config import Config, check, sized
+from sdjax.configs import run_with_config
 from sdjax.errors import InputError
 from sdjax.forecast.forecast import Forecast, forecast, topology
 from sdjax.training.recipes import make_phases
 from sdjax.training.setup import program_config
-from sdjax.training.state import ExampleSpec, labels_spec
+from sdjax.training.state import ExampleSpec
 
 _TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies, such as v5e:4x4.")
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batches to compare; the config's by default.")
@@ -94,8 +93,7 @@ def print_forecasts(
 
 def examples_of(dataset: data_lib.Dataset) -> tuple[ExampleSpec, int]:
     """What an example of a data set is, and how many there are to train on."""
-    train = dataset.train
-    return ExampleSpec.of(dataset.input_spec, labels_spec(train.labels)), len(train)
+    return ExampleSpec.of_source(dataset.train), len(dataset.train)
 
 
 def _given_examples() -> tuple[ExampleSpec, int] | None:
@@ -135,10 +133,4 @@ def _row(name: str, result: Forecast) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.argv = with_paths(sys.argv)
-        check_overrides(sys.argv[1:], Config)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
-    config_flags.DEFINE_config_file("config", str(FOLDER / "yeast.py"))
-    app.run(main)
+    run_with_config(main)

@@ -24,7 +24,8 @@ NORMS = ("", "batch", "group", "layer")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
 MISSING = ("error", "median")
-SELECTION_METRICS = ("", "mAP", "micro_f1", "macro_f1", "loss", "bce", "contrastive")
+VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
+VALIDATION_LOSSES = ("loss", "bce", "contrastive")
 
 
 def number(
@@ -200,7 +201,7 @@ class Config:
     checkpoint_every: int = count(200)  # steps
     keep_checkpoints: int = count(2)
     # The validation metric whose best checkpoint is kept and tested; "" tests the last one.
-    select_by: str = choice("", SELECTION_METRICS)
+    select_by: str = choice("", ("", *VALIDATION_METRICS, *VALIDATION_LOSSES))
     # What is tuned on validation for the decisions on test: one threshold, or one for each label.
     thresholds: str = choice("global", ("global", "per_label"))
 

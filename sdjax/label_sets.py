@@ -1,7 +1,7 @@
 """Label sets of a whole split, in host memory: multi-hot, or lists of label indices.
 
-Where labels are many, the lists are never made multi-hot as a whole: `columns` and `rows` give the
-part that is asked for.
+Where labels are many, the lists are never made multi-hot as a whole: `rows` gives the part that
+is asked for, `to_csr` what is set.
 """
 
 import numpy as np
@@ -14,7 +14,6 @@ LabelSets = np.ndarray | LabelIndices
 
 __all__ = [
     "LabelSets",
-    "columns",
     "counts",
     "num_classes",
     "num_rows",
@@ -56,17 +55,6 @@ def rows(labels: LabelSets, start: int, stop: int) -> np.ndarray:
     dense = np.zeros((len(indices), part.num_classes), bool)
     row, place = np.nonzero(indices >= 0)
     dense[row, indices[row, place]] = True
-    return dense
-
-
-def columns(labels: LabelSets, start: int, stop: int) -> np.ndarray:
-    """Labels `start` to `stop` of all rows as multi-hot, bool [N, stop - start]."""
-    if not isinstance(labels, LabelIndices):
-        return labels[:, start:stop].astype(bool, copy=False)
-    indices = np.asarray(labels.indices)
-    dense = np.zeros((len(indices), stop - start), bool)
-    row, place = np.nonzero((indices >= start) & (indices < stop))
-    dense[row, indices[row, place] - start] = True
     return dense
 
 

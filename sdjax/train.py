@@ -15,9 +15,8 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from sdjax import __version__
-from sdjax.config import Config, check_overrides
-from sdjax.configs import FOLDER, with_paths
-from sdjax.errors import InputError
+from sdjax.config import Config
+from sdjax.configs import run_with_config
 
 if TYPE_CHECKING:
     from sdjax.training import Setup
@@ -37,13 +36,7 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 def run() -> None:
     """The command: reads `sys.argv`."""
     try:
-        sys.argv = with_paths(sys.argv)
-        check_overrides(sys.argv[1:], Config)
-    except InputError as error:
-        sys.exit(f"Error: {error}")
-    config_flags.DEFINE_config_file("config", str(FOLDER / "yeast.py"))
-    try:
-        app.run(main)
+        run_with_config(main)
     except KeyboardInterrupt:  # While libraries are imported.
         print("Stopped by SIGINT.", file=sys.stderr)
         sys.exit(128 + signal.SIGINT)

@@ -10,7 +10,7 @@ import numpy as np
 from flax import nnx
 
 from sdjax import metrics as metrics_lib
-from sdjax.config import Config
+from sdjax.config import VALIDATION_METRICS, Config
 from sdjax.data import Source, evaluation_batches, to_device
 from sdjax.training.mesh import Mesh, batch_sharding, replicated, rows_of_process
 from sdjax.training.objective import Batch, Objective
@@ -23,7 +23,6 @@ Forward = Callable[[Weights, Any], tuple[Array, Array]]
 
 # Of the views of validation examples: the same at every step, so that its curve is smooth.
 _VIEWS_SEED = 0
-VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
 
 
 class Outputs(NamedTuple):

@@ -8,10 +8,9 @@ from typing import Any
 
 from orbax.checkpoint import checkpoint_managers as ocp_managers
 
+from sdjax.config import VALIDATION_LOSSES
 from sdjax.errors import InputError
 from sdjax.metrics import LOWER_IS_BETTER
-
-_LOSSES = ("loss", "bce", "contrastive")
 
 
 @dataclasses.dataclass
@@ -32,7 +31,7 @@ class BestStep(ocp_managers.PreservationPolicy):
 
     def __init__(self, name: str):
         self._name = name
-        self._sign = -1 if name in (*LOWER_IS_BETTER, *_LOSSES) else 1
+        self._sign = -1 if name in (*LOWER_IS_BETTER, *VALIDATION_LOSSES) else 1
         self._ranks: dict[int, tuple[float, int]] = {}
         self._best = ocp_managers.BestN(
             n=1, get_metric_fn=lambda rank: rank, keep_checkpoints_without_metrics=False

@@ -10,12 +10,12 @@ from flax import nnx
 from sdjax import config as config_lib
 from sdjax import data as data_lib
 from sdjax import label_sets
-from sdjax.config import Config
+from sdjax.config import VALIDATION_METRICS, Config
 from sdjax.errors import InputError
 from sdjax.models.registry import load_weights
 from sdjax.training import momentum_queue, predictor
 from sdjax.training.checkpoint import ForeignCheckpointError, Position
-from sdjax.training.evaluate import VALIDATION_METRICS, make_losses
+from sdjax.training.evaluate import make_losses
 from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
 from sdjax.training.processes import check_equal, failing_together, is_main
 from sdjax.training.recipes import Phase, make_phases, phase_of_step
@@ -25,7 +25,6 @@ from sdjax.training.state import (
     Weights,
     abstract,
     initializer,
-    labels_spec,
     make_model,
     model_graph,
 )
@@ -143,7 +142,7 @@ def make_setup(
         raise InputError(
             f"select_by={config.select_by!r} needs a label in the validation split, which has none."
         )
-    spec = ExampleSpec.of(dataset.input_spec, labels_spec(train.labels))
+    spec = ExampleSpec.of_source(train)
     setup = Setup(
         config=config,
         dataset=dataset,

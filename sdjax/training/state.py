@@ -11,7 +11,7 @@ import optax
 from flax import nnx
 
 from sdjax.config import Config
-from sdjax.label_sets import LabelSets
+from sdjax.data import Source
 from sdjax.labels import num_classes
 from sdjax.models import Model, registry
 from sdjax.training import momentum_queue
@@ -40,6 +40,12 @@ class ExampleSpec:
         leaves, treedef = jax.tree.flatten({"x": inputs, "labels": labels})
         return cls(treedef, tuple(leaves))
 
+    @classmethod
+    def of_source(cls, source: Source) -> "ExampleSpec":
+        """Of the examples of `source`."""
+        labels = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), source.labels)
+        return cls.of(source.input_spec, labels)
+
     @property
     def inputs(self) -> Any:
         return jax.tree.unflatten(self.treedef, self.leaves)["x"]
@@ -62,11 +68,6 @@ class ExampleSpec:
 
         rows = [array(leaf.shape, leaf.dtype) for leaf in self.leaves]
         return {**jax.tree.unflatten(self.treedef, rows), "where": array((), jnp.bool_)}
-
-
-def labels_spec(labels: LabelSets) -> Any:
-    """Shape and dtype of the labels of one example, of those of a split."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), labels)
 
 
 class Weights(NamedTuple):

@@ -8,7 +8,7 @@ import numpy as np
 from scipy import sparse
 
 from sdjax import label_sets
-from sdjax.data.rows import RowArray, Rows, SparseRows, blocks
+from sdjax.data.rows import RowArray, SparseRows, Subset, blocks
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
@@ -59,7 +59,7 @@ class Examples:
         inputs = self.inputs
         return dataclasses.replace(
             self,
-            inputs=inputs.take(rows) if isinstance(inputs, SparseRows) else Rows(inputs, rows),
+            inputs=inputs.take(rows) if isinstance(inputs, SparseRows) else Subset(inputs, rows),
             labels=None if self.labels is None else label_sets.take(self.labels, rows),
             ids=None if self.ids is None else tuple(self.ids[row] for row in rows),
             hashes=None if self.hashes is None else self.hashes[rows],

@@ -9,7 +9,7 @@ import numpy as np
 
 from sdjax import label_sets
 from sdjax.data.images import EncodedImages
-from sdjax.data.rows import RowArray, Rows, SparseRows, blocks
+from sdjax.data.rows import RowArray, SparseRows, Subset, blocks
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
 
@@ -41,8 +41,8 @@ def is_sampled(inputs: Any) -> bool:
 def sample(inputs: Any) -> Any:
     """`MOST_HASHED_IMAGES` rows of `inputs`, evenly spaced."""
 
-    def rows(array: RowArray) -> Rows:
-        return Rows(array, np.linspace(0, len(array) - 1, MOST_HASHED_IMAGES).astype(int))
+    def rows(array: RowArray) -> Subset:
+        return Subset(array, np.linspace(0, len(array) - 1, MOST_HASHED_IMAGES).astype(int))
 
     return jax.tree.map(rows, inputs)
 
@@ -63,9 +63,9 @@ def fingerprint(hashes: np.ndarray, labels: LabelSets, shapes: Any) -> str:
 def _of_array(array: RowArray) -> np.ndarray:
     encoded = _encoded(array)
     if encoded is not None:
-        rows = array.rows if isinstance(array, Rows) else range(len(array))
+        rows = array.rows if isinstance(array, Subset) else range(len(array))
         return _digests(encoded.encoded(int(row)) for row in rows)
-    if isinstance(array, Rows) and isinstance(array.base, SparseRows):
+    if isinstance(array, Subset) and isinstance(array.base, SparseRows):
         array = array.base.take(array.rows)
     if isinstance(array, SparseRows):
         return _digests(array.content())
@@ -82,5 +82,5 @@ def _digests(rows: Iterable[Any]) -> np.ndarray:
 
 
 def _encoded(array: RowArray) -> EncodedImages | None:
-    base = array.base if isinstance(array, Rows) else array
+    base = array.base if isinstance(array, Subset) else array
     return base if isinstance(base, EncodedImages) else None

@@ -128,7 +128,7 @@ class Preprocess:
             )
         self.check_dtype(inputs.dtype)
         with np.errstate(over="ignore"):  # an infinity is reported with its place
-            x = inputs.astype(np.float32)
+            x = inputs.astype(np.float32, copy=False)
         if inputs.dtype.kind == "f":
             advice = "" if self.medians else " (train with data.missing='median' to have that done)"
             check_finite(
@@ -138,6 +138,11 @@ class Preprocess:
                 missing_allowed=bool(self.medians),
                 advice=f"Fill them in{advice}.",
             )
+        return self.of_checked(x)
+
+    def of_checked(self, inputs: np.ndarray) -> np.ndarray:
+        """Preprocesses a batch of raw inputs that were checked when they were read."""
+        x = inputs.astype(np.float32, copy=False)
         if self.medians:
             x = _filled(x, self.medians, self.indicators)
         scale, shift = self._affine

@@ -26,11 +26,11 @@ class RowArray(Protocol):
     def __getitem__(self, rows: Any, /) -> Any: ...
 
 
-class Rows:
+class Subset:
     """The rows `rows` of `base`, in that order; nothing is copied before it is asked for."""
 
     def __init__(self, base: RowArray, rows: np.ndarray):
-        if isinstance(base, Rows):
+        if isinstance(base, Subset):
             base, rows = base.base, base.rows[rows]
         self.base, self.rows = base, rows
         self.shape = (len(rows), *base.shape[1:])
@@ -119,7 +119,7 @@ def take_rows(array: RowArray, rows: Any) -> np.ndarray:
 
     That is what h5py wants.
     """
-    if isinstance(array, np.ndarray | Rows | Computed | SparseRows) or isinstance(rows, slice):
+    if isinstance(array, np.ndarray | Subset | Computed | SparseRows) or isinstance(rows, slice):
         return array[rows]
     unique, inverse = np.unique(np.asarray(rows), return_inverse=True)
     return array[unique][inverse]
@@ -127,7 +127,7 @@ def take_rows(array: RowArray, rows: Any) -> np.ndarray:
 
 def in_memory(array: RowArray) -> bool:
     """Whether taking rows is mere copying."""
-    base = array.base if isinstance(array, Rows) else array
+    base = array.base if isinstance(array, Subset) else array
     return isinstance(base, np.ndarray | SparseRows)
 
 

@@ -130,4 +130,4 @@ class ArraySource(Source):
 def make_source(examples: Examples, preprocess: Preprocess) -> Source:
     """The source of labelled `examples`."""
     assert examples.labels is not None
-    return ArraySource(examples.inputs, examples.labels, preprocess, examples.hashes)
+    return ArraySource(examples.inputs, examples.labels, preprocess.of_checked, examples.hashes)

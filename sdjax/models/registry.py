@@ -94,6 +94,10 @@ def _of_rank(rank: int) -> Callable[[InputSpec], bool]:
     return lambda spec: isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == rank
 
 
+def _options(config: ModelConfig, rngs: nnx.Rngs) -> dict[str, Any]:
+    return {"dtype": config.dtype, "remat": config.remat, "rngs": rngs}
+
+
 def _mlp(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> MLP:
     return MLP(
         input_spec.shape[-1],
@@ -102,9 +106,7 @@ def _mlp(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> MLP:
         config.dropout,
         config.frequencies,
         norm=config.norm,
-        dtype=config.dtype,
-        remat=config.remat,
-        rngs=rngs,
+        **_options(config, rngs),
     )
 
 
@@ -115,9 +117,7 @@ def _convnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Conv
         config.depth,
         config.dropout,
         norm=config.norm or "group",
-        dtype=config.dtype,
-        remat=config.remat,
-        rngs=rngs,
+        **_options(config, rngs),
     )
 
 

@@ -5,13 +5,14 @@ import json
 import h5py
 import numpy as np
 import pytest
+from array_files import write_arrays
 
 from sdjax import LabelIndices, data
 from sdjax.config import DataConfig
 from sdjax.data.readers import mapped
 from sdjax.data.readers.files import read_examples
 from sdjax.data.readers.options import ReadOptions
-from sdjax.data.rows import Computed, Rows
+from sdjax.data.rows import Computed, Subset
 
 ROWS = 40
 
@@ -27,15 +28,6 @@ def map_all(monkeypatch):
     monkeypatch.setattr(mapped, "MAP_BYTES", 1)
 
 
-def write(path, **arrays):
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-        return
-    with h5py.File(path, "w") as file:
-        for name, value in arrays.items():
-            file[name] = value
-
-
 def load(folder, suffix, **fields):
     paths = {split: str(folder / f"{split}{suffix}") for split in ("train", "test")}
     return data.load(DataConfig(name="files", **paths, validation="", **fields))
@@ -44,7 +36,7 @@ def load(folder, suffix, **fields):
 def leaf(source):
     """The array that a source reads rows of, below views and conversions."""
     array = source._inputs
-    while isinstance(array, Rows | Computed):
+    while isinstance(array, Subset | Computed):
         array = array.base
     return array
 
@@ -59,7 +51,7 @@ def test_mapping_changes_no_value(suffix, dtype, shape, tmp_path, random, monkey
     for split in ("train", "test"):
         x = random.integers(0, 200, (ROWS, *shape)).astype(dtype)
         labels = random.integers(0, 2, (ROWS, 3)).astype(bool)
-        write(tmp_path / f"{split}{suffix}", x=x, labels=labels)
+        write_arrays(tmp_path / f"{split}{suffix}", x=x, labels=labels)
     fields = {} if len(shape) == 1 else {"image_size": 4}
     expected = load(tmp_path, suffix, **fields)
     assert not isinstance(leaf(expected.train), np.memmap)
@@ -114,8 +106,10 @@ def test_nothing_is_copied(map_all, tmp_path, random):
     names = np.array(list("abcd"))
     x = random.normal(size=(ROWS, 4)).astype(np.float32)
     labels = random.integers(0, 2, (ROWS, 3)).astype(np.uint8)
-    write(tmp_path / "train.npz", x=x, labels=labels, feature_names=names)
-    write(tmp_path / "test.npz", x=x[:20, ::-1], labels=labels[:20], feature_names=names[::-1])
+    write_arrays(tmp_path / "train.npz", x=x, labels=labels, feature_names=names)
+    write_arrays(
+        tmp_path / "test.npz", x=x[:20, ::-1], labels=labels[:20], feature_names=names[::-1]
+    )
     loaded = load(tmp_path, ".npz")
     assert isinstance(leaf(loaded.train), np.memmap)
     assert leaf(loaded.train) is leaf(loaded.validation)
@@ -127,7 +121,7 @@ def test_mapped_features_that_are_not_finite(map_all, tmp_path):
     for dtype in (np.float32, np.float64):
         x = np.ones((ROWS, 4), dtype)
         x[13, 2] = np.nan
-        write(tmp_path / "a.npz", x=x, labels=np.ones((ROWS, 1)))
+        write_arrays(tmp_path / "a.npz", x=x, labels=np.ones((ROWS, 1)))
         with pytest.raises(ValueError, match=r"input \(2,\) is nan in row 13"):
             read_examples(str(tmp_path / "a.npz"), ReadOptions())
 
@@ -143,7 +137,7 @@ def test_label_indices(suffix, dtype, tmp_path, random):
     for split, size in (("train", 10), ("test", 3)):
         x = random.normal(size=(4 * size, 3))
         labels = np.tile(INDICES, (size, 1)).astype(dtype)
-        write(tmp_path / f"{split}{suffix}", x=x, labels=labels, num_classes=5000)
+        write_arrays(tmp_path / f"{split}{suffix}", x=x, labels=labels, num_classes=5000)
     loaded = load(tmp_path, suffix)
     assert loaded.num_classes == 5000
     assert loaded.label_names[4999] == "label_4999"
@@ -159,14 +153,16 @@ def test_label_indices(suffix, dtype, tmp_path, random):
 def test_label_indices_are_seen_by_their_names(tmp_path, random):
     names = [f"n{k}" for k in range(6)]
     labels = np.tile([[0, 5], [3, -1]], (10, 1))
-    write(tmp_path / "train.npz", x=random.normal(size=(20, 3)), labels=labels, label_names=names)
+    write_arrays(
+        tmp_path / "train.npz", x=random.normal(size=(20, 3)), labels=labels, label_names=names
+    )
     # In the test file the same names have other numbers: n0 is 5, n5 is 0.
     other = {"labels": labels, "label_names": names[::-1]}
-    write(tmp_path / "test.npz", x=random.normal(size=(20, 3)), **other)
+    write_arrays(tmp_path / "test.npz", x=random.normal(size=(20, 3)), **other)
     loaded = load(tmp_path, ".npz")
     assert loaded.label_names == tuple(names)
     np.testing.assert_array_equal(loaded.test.labels.indices[:2], [[5, 0], [2, -1]])
-    write(tmp_path / "test.npz", x=np.ones((20, 3)), labels=labels, num_classes=6)
+    write_arrays(tmp_path / "test.npz", x=np.ones((20, 3)), labels=labels, num_classes=6)
     with pytest.raises(ValueError, match="6 labels, and 6 in .*absent here: 'n0'"):
         load(tmp_path, ".npz")
 
@@ -188,7 +184,7 @@ def test_label_indices_are_seen_by_their_names(tmp_path, random):
     ],
 )
 def test_wrong_label_indices(arrays, error, tmp_path):
-    write(tmp_path / "a.npz", **{"x": np.ones((4, 3)), "labels": INDICES, **arrays})
+    write_arrays(tmp_path / "a.npz", **{"x": np.ones((4, 3)), "labels": INDICES, **arrays})
     with pytest.raises(ValueError, match=error):
         read_examples(str(tmp_path / "a.npz"), ReadOptions())
 

@@ -13,7 +13,7 @@ from sdjax import LabelIndices, data
 from sdjax.config import DataConfig
 from sdjax.data import hashing
 from sdjax.data.images import EncodedImages
-from sdjax.data.rows import Rows
+from sdjax.data.rows import Subset
 
 
 @pytest.fixture
@@ -202,8 +202,8 @@ def test_fingerprints_of_many_images_are_of_a_sample(monkeypatch):
     labels = np.ones((100, 1))
     first = data.ArraySource(images, labels).fingerprint
     assert reads == np.linspace(0, 99, 10).astype(int).tolist()
-    assert data.ArraySource(Rows(images, np.arange(100)), labels).fingerprint == first
-    assert data.ArraySource(Rows(images, np.arange(100)[::-1]), labels).fingerprint != first
+    assert data.ArraySource(Subset(images, np.arange(100)), labels).fingerprint == first
+    assert data.ArraySource(Subset(images, np.arange(100)[::-1]), labels).fingerprint != first
 
 
 def test_hashing_is_quick():

@@ -9,7 +9,7 @@ from sdjax import LabelIndices, data
 from sdjax.data import rows as rows_lib
 from sdjax.data.examples import Examples
 from sdjax.data.preprocess import Preprocess
-from sdjax.data.rows import Computed, Rows
+from sdjax.data.rows import Computed, Subset
 
 
 def tokens(count=7, labels=None):
@@ -109,7 +109,7 @@ def test_wrong_arrays(inputs, labels, error):
 
 def test_views_of_rows():
     base = np.arange(20).reshape(10, 2)
-    view = Rows(Rows(base, np.array([9, 3, 5, 7])), np.array([2, 0]))
+    view = Subset(Subset(base, np.array([9, 3, 5, 7])), np.array([2, 0]))
     assert view.shape == (2, 2)
     assert view.base is base
     np.testing.assert_array_equal(view[np.array([1, 0])][:, 0], [18, 10])

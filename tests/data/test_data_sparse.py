@@ -5,9 +5,9 @@ import gzip
 import json
 import re
 
-import h5py
 import numpy as np
 import pytest
+from array_files import write_arrays
 from scipy import sparse
 
 from sdjax import LabelIndices, data
@@ -15,7 +15,7 @@ from sdjax.config import DataConfig
 from sdjax.data import examples, hashing
 from sdjax.data.examples import Examples
 from sdjax.data.readers.files import ReadOptions, read_examples
-from sdjax.data.rows import Rows, SparseRows
+from sdjax.data.rows import SparseRows, Subset
 
 
 def read(path, **options):
@@ -55,7 +55,7 @@ def test_rows_of_a_sparse_matrix(make, dense):
         found = rows[chosen]
         assert found.dtype == np.float32
         np.testing.assert_array_equal(found, dense[chosen])
-        np.testing.assert_array_equal(Rows(rows, np.arange(12))[chosen], dense[chosen])
+        np.testing.assert_array_equal(Subset(rows, np.arange(12))[chosen], dense[chosen])
 
 
 def test_a_matrix_is_put_in_order_and_left_as_it_was():
@@ -93,7 +93,7 @@ def test_fingerprints_follow_the_content(dense, labels):
     same = hashes == hashing.row_hashes(SparseRows(sparse.csr_matrix(dense)))
     np.testing.assert_array_equal(same, (moved == dense).all(axis=1))
     order = np.array([3, 0])
-    rows = Rows(SparseRows(sparse.csr_matrix(moved)), order)
+    rows = Subset(SparseRows(sparse.csr_matrix(moved)), order)
     np.testing.assert_array_equal(hashing.row_hashes(rows), hashes[order])
 
 
@@ -144,7 +144,7 @@ def test_matrices_by_their_parts(name, sparse_labels, tmp_path, dense, labels):
     arrays = parts("features", sparse.csr_matrix(dense))
     arrays |= parts("y", sparse.csr_matrix(labels)) if sparse_labels else {"y": labels}
     arrays["feature_names"] = np.array(list("abcdefg"), "S")
-    write_arrays(tmp_path / name, arrays)
+    write_arrays(tmp_path / name, **arrays)
     found = read(tmp_path / name)
     assert isinstance(found.inputs, SparseRows)
     np.testing.assert_array_equal(found.inputs[:], dense)
@@ -154,18 +154,9 @@ def test_matrices_by_their_parts(name, sparse_labels, tmp_path, dense, labels):
     order = np.array([6, 0, 1, 5, 4, 3, 2])
     arrays |= parts("features", sparse.csr_matrix(dense[:, order]))
     arrays["feature_names"] = arrays["feature_names"][order]
-    write_arrays(tmp_path / f"b{name}", arrays)
+    write_arrays(tmp_path / f"b{name}", **arrays)
     other = read(tmp_path / f"b{name}", feature_names=found.feature_names)
     np.testing.assert_array_equal(other.inputs[:], dense)
-
-
-def write_arrays(path, arrays):
-    if path.suffix == ".npz":
-        np.savez(path, **arrays)
-        return
-    with h5py.File(path, "w") as file:
-        for name, array in arrays.items():
-            file[name] = array
 
 
 def test_many_sparse_labels_become_lists(tmp_path):

@@ -15,7 +15,7 @@ from PIL import Image
 from sdjax import data
 from sdjax.config import DataConfig
 from sdjax.data.builders import digits, yeast
-from sdjax.data.rows import Rows
+from sdjax.data.rows import Subset
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +296,7 @@ def test_images_are_decoded_once_where_they_fit(monkeypatch):
     for _ in range(2):
         assert kept[rows][:, 0, 0, 0].tolist() == [4, 1, 4, 0]
     assert sorted(reads) == [0, 1, 4]
-    taken = Rows(kept, np.array([3, 2]))
+    taken = Subset(kept, np.array([3, 2]))
     assert taken[np.array([1, 0])][:, 0, 0, 0].tolist() == [2, 3]
     reads.clear()
     monkeypatch.setattr(images, "CACHE_BYTES", 10)

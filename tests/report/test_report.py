@@ -2,14 +2,13 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 import tracemalloc
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from imports import assert_not_loaded
 from matplotlib.image import imread
 
 from sdjax import LabelIndices, metrics
@@ -265,11 +264,8 @@ def test_matplotlib_keeps_its_settings(tmp_path):
 
 
 def test_only_the_report_imports_matplotlib_and_never_pyplot():
-    code = (
-        "import sys, sdjax.metrics; assert 'matplotlib' not in sys.modules;"
-        "import sdjax.report.report; assert 'matplotlib.pyplot' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert_not_loaded("sdjax.metrics", ["matplotlib"])
+    assert_not_loaded("sdjax.report.report", ["matplotlib.pyplot"])
 
 
 def test_every_label_is_in_a_file(tmp_path):

@@ -21,7 +21,7 @@ from sdjax.data.rows import RowArray
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 
-Rows = list[dict[str, Any]]
+Objects = list[dict[str, Any]]
 
 
 def read_jsonl(path: str, options: ReadOptions) -> Examples:
@@ -60,7 +60,7 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
     return Examples(path, inputs, labels, label_names, feature_names, ids)
 
 
-def _rows(path: str) -> Rows:
+def _rows(path: str) -> Objects:
     with text.open_text(path, "JSON lines") as file, readable(path, "JSON lines"):
         lines = file.readlines()
     rows = []
@@ -77,7 +77,7 @@ def _rows(path: str) -> Rows:
     return rows
 
 
-def _column(path: str, rows: Rows, key: str) -> list[Any]:
+def _column(path: str, rows: Objects, key: str) -> list[Any]:
     """Field `key` of all rows, which must be of one type."""
     for number, row in enumerate(rows):
         if key not in row:

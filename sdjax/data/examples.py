@@ -166,11 +166,9 @@ def from_lists(lists: Sequence[Sequence[int]], num_classes: int) -> LabelSets:
         for row, places in enumerate(lists):
             labels[row, places] = 1
         return labels
-    sets = [sorted(set(places)) for places in lists]
-    indices = np.full((len(sets), max(map(len, sets), default=0) or 1), -1, np.int32)
-    for row, places in enumerate(sets):
-        indices[row, : len(places)] = places
-    return LabelIndices(indices, num_classes)
+    sets: Any = [sorted(set(places)) for places in lists]
+    padded = LabelIndices(sets, num_classes).indices
+    return LabelIndices(np.asarray(padded, np.int32), num_classes)
 
 
 def from_csr(origin: str, sets: SparseRows, label_names: Sequence[str] = ()) -> LabelSets:

@@ -12,7 +12,7 @@ from scipy import sparse
 from sdjax import label_sets
 from sdjax.data.dataset import Dataset
 from sdjax.data.examples import listing
-from sdjax.data.rows import BLOCK_ELEMENTS
+from sdjax.data.rows import BLOCK_ELEMENTS, blocks
 from sdjax.data.sources import ArraySource
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
@@ -86,14 +86,12 @@ def _labels(names: Sequence[str], counts: np.ndarray, rows: int, empty: int) -> 
 def _label_counts(labels: LabelSets) -> tuple[np.ndarray, int, int]:
     """Rows of each label [C], rows, and rows without a label; a block of rows at a time."""
     array = np.asarray(labels.indices) if isinstance(labels, LabelIndices) else labels
-    rows, width = array.shape
     counts, empty = np.zeros(label_sets.num_classes(labels), np.int64), 0
-    step = max(1, BLOCK_ELEMENTS // max(width, 1))
-    for start in range(0, rows, step):
-        part = label_sets.take(labels, slice(start, start + step))
+    for block in blocks(array):
+        part = label_sets.take(labels, block)
         counts += label_sets.counts(part)
         empty += int((label_sets.sizes(part) == 0).sum())
-    return counts, rows, empty
+    return counts, len(array), empty
 
 
 def _label_warnings(names: Sequence[str], counts: np.ndarray) -> Iterator[str]:

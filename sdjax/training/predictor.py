@@ -7,7 +7,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from jax.sharding import SingleDeviceSharding
 
 from sdjax.config import Config
 from sdjax.data import Preprocess, steps_per_epoch
@@ -15,13 +14,14 @@ from sdjax.errors import InputError
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, Position
 from sdjax.training.evaluate import make_forward
+from sdjax.training.mesh import make_mesh
 from sdjax.training.recipes import Phase, make_phases, parameter_name, phase_of_step
 from sdjax.training.state import (
     ExampleSpec,
     TrainState,
     Weights,
+    abstract,
     init_model,
-    init_state,
     model_graph,
 )
 
@@ -166,14 +166,10 @@ def restored(
     preprocess = Preprocess.from_json(json.loads(path.read_text())) if path.exists() else None
     per_epoch = steps_per_epoch(data["train"]["examples"], config.batch_size, config.drop_remainder)
     phases = make_phases(config, per_epoch)
-    one_device = SingleDeviceSharding(jax.local_devices()[0])
+    one_device = make_mesh(devices=jax.local_devices()[:1])
 
     def abstract_state(position: Position) -> TrainState:
-        phase = phase_of_step(phases, int(position["step"]))
-        shapes = jax.eval_shape(lambda: init_state(config, spec, phase, jax.random.key(0)))
-        return jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=one_device), shapes
-        )
+        return abstract(config, spec, phase_of_step(phases, int(position["step"])), one_device)
 
     checkpoints = Checkpoints(
         workdir / workdir_lib.CHECKPOINTS, read_only=True, best_by=config.select_by

@@ -157,8 +157,19 @@ class ConvNet(nnx.Module):
         )
         for stage in self.stages:
             x = block(stage, x, rngs is not None, where)
-        x = jnp.max(nnx.relu(_normalized(self.norm, x, rngs is not None, where)), axis=(1, 2))
+        x = _largest(nnx.relu(_normalized(self.norm, x, rngs is not None, where)))
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)
+
+
+def _largest(x: Array) -> Array:
+    """The largest value [B, C] over the positions of x [B, H, W, C].
+
+    By its place: the gradient of `jnp.max` goes where x equals it, and is lost where the compiler
+    has computed x twice, with another rounding.
+    """
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    chosen = jnp.arange(x.shape[1])[:, None] == jnp.argmax(x, axis=1, keepdims=True)
+    return jnp.sum(jnp.where(chosen, x, 0), axis=1)
 
 
 class _ConvBlock(nnx.Module):

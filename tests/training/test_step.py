@@ -339,3 +339,28 @@ def test_loss_options_are_passed_on():
     assert value(name="jaccard", threshold=0.1) != value(name="jaccard", threshold=0.9)
     assert value(name="mulsupcon", normalizer="labels") != value(name="mulsupcon")
     assert dataclasses.asdict(LossConfig())["name"] == "sd"
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_compiled_gradients_of_a_convnet_are_those_of_its_operations_one_by_one(norm):
+    """A compiler may compute an activation twice, with another rounding each time."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 16, 16, 1)).astype(np.float32)
+    config = toy_config("bce")
+    config.model.encoder, config.model.width, config.model.norm = "convnet", 8, norm
+    spec = spec_of(x.shape[1:])
+    weights = jax.tree.map(lambda x: x[0], init_model(config, spec, jax.random.key(0)))
+    # Scales of one and shifts of zero round alike.
+    params = jax.tree.map(
+        lambda x: x + 0.05 * rng.normal(size=x.shape).astype(np.float32), weights.params
+    )
+
+    def objective(params):
+        variables = jax.tree.map(lambda x: x, weights.variables)
+        model = nnx.merge(model_graph(config, spec), params, variables)
+        h = model.encode(x, rngs=nnx.Rngs(dropout=0), where=np.ones(32, bool))
+        return (model.classify(h) ** 2).mean()
+
+    config.model.dropout = 0.0
+    wanted, found = jax.grad(objective)(params), jax.jit(jax.grad(objective))(params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, wanted)

@@ -69,6 +69,7 @@ def _receive_calls(
                 call.settimeout(_RETRY_SECONDS)
                 said = json.loads(call.recv(1024))
                 number, total = int(said["process_id"]), int(said["num_processes"])
+                call.setblocking(False)
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # Not one of ours, such as a port scan; or the time is up.
             if total != num_processes:
@@ -80,6 +81,8 @@ def _receive_calls(
                 error = InputError(f"two processes were started with --process_id={number}.")
             calls[number] = call
             answered.append(call)
+            # One that was killed meanwhile is started again, and must find process 0.
+            calls = {number: call for number, call in calls.items() if not _hung_up(call)}
         late = isinstance(error, TimeoutError)
         verdict = {"error": "" if error is None else str(error), "late": late}
         for call in answered:
@@ -114,7 +117,7 @@ def _hung_up(call: socket.socket) -> bool:
     """Whether the caller is gone, as one that was killed and has started again."""
     try:
         return call.recv(1, socket.MSG_PEEK) == b""
-    except TimeoutError:
+    except BlockingIOError:
         return False  # It is silent, and waits.
     except OSError:
         return True

@@ -69,22 +69,39 @@ def test_other_numbers_of_processes():
     assert [str(error) for error in errors] == [text] * 2
 
 
+def call_and_hang_up(port: int) -> None:
+    """Calls as process 1 of 3, and is gone."""
+    called = False
+    while not called:
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("localhost", port)) as call,
+        ):
+            call.sendall(json.dumps({"process_id": 1, "num_processes": 3}).encode())
+            time.sleep(0.3)
+            called = True
+
+
 def test_one_that_was_killed_and_started_again_takes_its_place():
     port = free_port()
     address = f"localhost:{port}"
     with ThreadPoolExecutor(3) as pool:
         first = pool.submit(meet, address, 3, 0, 20)
-        called = False
-        while not called:
-            with (
-                contextlib.suppress(OSError),
-                socket.create_connection(("localhost", port)) as call,
-            ):
-                call.sendall(json.dumps({"process_id": 1, "num_processes": 3}).encode())
-                time.sleep(0.3)
-                called = True
+        call_and_hang_up(port)
         rest = [pool.submit(meet, address, 3, k, 20) for k in (1, 2)]
         assert [each.result() for each in (first, *rest)] == [None] * 3
+
+
+def test_one_that_was_killed_counts_as_absent_until_it_has_started_again():
+    port = free_port()
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(meet, f"localhost:{port}", 3, 0, 20)
+        call_and_hang_up(port)
+        second = pool.submit(meet, f"localhost:{port}", 3, 2, 20)
+        with pytest.raises(TimeoutError):
+            first.result(1.5)
+        meet(f"localhost:{port}", 3, 1, 20)
+        assert (first.result(), second.result()) == (None, None)
 
 
 def test_strangers_are_ignored():

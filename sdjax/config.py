@@ -235,6 +235,23 @@ def check(config: Config) -> None:
             raise InputError("select_by='contrastive' needs a contrastive_weight above 0.")
 
 
+def unused(config: Config) -> list[str]:
+    """Fields that were changed from their defaults, and do nothing in a run of this recipe."""
+    idle = []
+    if config.recipe in ("joint", "bce"):
+        idle.append("pretrain.")
+    if config.recipe == "bce":
+        idle.append("loss.learn_temperature")
+    if config.recipe == "joint" and not config.contrastive_weight:
+        idle += ["queue.", "loss.learn_temperature"]
+    default = flat(Config())
+    return [
+        name
+        for name, value in flat(config).items()
+        if name.startswith(tuple(idle)) and value != default[name]
+    ]
+
+
 def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) -> Config:
     """`config` with a network and a batch that suit the data where it names none.
 

@@ -13,6 +13,7 @@ from sdjax.config import (
     from_dict,
     learning_rate_factors,
     sized,
+    unused,
 )
 
 VECTOR = jax.ShapeDtypeStruct((5,), np.float32)
@@ -151,3 +152,21 @@ def test_factors_of_learning_rates():
     text = " encoder=0.1, encoder.layers.0 = 0 "
     assert learning_rate_factors("", text) == {"encoder": 0.1, "encoder.layers.0": 0.0}
     assert learning_rate_factors("", "") == {}
+
+
+@pytest.mark.parametrize(
+    "recipe, weight, wanted",
+    [
+        ("finetune", 0.1, []),
+        ("probe", 0.0, []),
+        ("joint", 0.1, ["pretrain.epochs"]),
+        ("joint", 0.0, ["loss.learn_temperature", "queue.size", "pretrain.epochs"]),
+        ("bce", 0.1, ["loss.learn_temperature", "pretrain.epochs"]),
+    ],
+)
+def test_fields_without_a_use_are_named(recipe, weight, wanted):
+    config = Config(recipe=recipe, contrastive_weight=weight)
+    assert unused(config) == []
+    config.loss.learn_temperature, config.pretrain.epochs = True, 3
+    config.queue.size = 0 if recipe == "bce" else 512
+    assert unused(config) == wanted

@@ -26,7 +26,8 @@ Array = jax.Array
 Batch = dict[str, Any]
 Metrics = dict[str, Array]
 
-# Labels whose logits are held at once; more of them pass in blocks.
+# Logits that a device holds at once; where there are more, the labels pass in blocks.
+LOGITS_AT_ONCE = 2**26
 LABEL_BLOCK = 4096
 
 
@@ -61,17 +62,20 @@ def binary_cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -
     return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
 
 
-def classifier_loss(model: Model, h: Array, labels: Any, smoothing: float = 0.0) -> Array:
-    """Binary cross-entropy [B] of representations [B, H], without logits of many labels at once.
+def classifier_loss(
+    model: Model, h: Array, labels: Any, smoothing: float = 0.0, num_devices: int = 1
+) -> Array:
+    """Binary cross-entropy [B] of representations [B, H], without many logits at once.
 
     Args:
       model: whose classifier it is.
       h: representations.
       labels: multi-hot [B, C], or `LabelIndices`.
       smoothing: labels become s/2 and 1 - s/2.
+      num_devices: over which the rows are spread.
     """
     total = num_classes(labels)
-    if total <= LABEL_BLOCK:
+    if total <= LABEL_BLOCK or h.shape[0] // num_devices * total <= LOGITS_AT_ONCE:
         return binary_cross_entropy(model.classify(h), _block(labels, 0, total), smoothing)
 
     @functools.partial(jax.checkpoint, static_argnums=1)
@@ -202,7 +206,8 @@ class Objective:
             if wants_z:
                 results["z"] = model.project(h)
             if wants_bce:
-                results["bce"] = classifier_loss(model, h, rows["labels"], smoothing)
+                given = (rows["labels"], smoothing, self.mesh.size)
+                results["bce"] = classifier_loss(model, h, *given)
             return results, nnx.split(model, nnx.Param, ...)[2]
 
         if not (wants_z or wants_bce):

@@ -5,6 +5,7 @@ import dataclasses
 
 import jax
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from sdjax import config as config_lib
@@ -126,6 +127,8 @@ def make_setup(
     """
     config = copy.deepcopy(config)
     config_lib.check(config)
+    if (unused := config_lib.unused(config)) and is_main():
+        logging.warning("Recipe %r has no use for %s.", config.recipe, ", ".join(unused))
     dataset = dataset or _load_data(config)
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train

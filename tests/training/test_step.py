@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sdjax import LabelIndices
 from sdjax.config import Config, LossConfig, MeshConfig
 from sdjax.losses import LOSSES
+from sdjax.training import objective as objective_lib
 from sdjax.training.mesh import batch_sharding, evaluation_batch_size, make_mesh, state_sharding
 from sdjax.training.microbatches import in_microbatches
 from sdjax.training.objective import (
@@ -17,7 +19,14 @@ from sdjax.training.objective import (
     mean_of_rows,
 )
 from sdjax.training.recipes import make_phases
-from sdjax.training.state import ExampleSpec, begin_phase, init_model, initializer, model_graph
+from sdjax.training.state import (
+    ExampleSpec,
+    begin_phase,
+    init_model,
+    initializer,
+    make_model,
+    model_graph,
+)
 from sdjax.training.step import make_train_step
 
 SHAPE, CLASSES, BATCH = (6,), 4, 16
@@ -245,6 +254,51 @@ def test_microbatches_hold_no_logits_of_the_whole_batch():
     # Two views of each example: labels, the classifier, and only in one batch logits.
     labels, classifier = 2 * BATCH, config.model.width + 1
     assert held[1] <= labels + classifier < held[0]
+
+
+@pytest.mark.parametrize("kind", ["multi-hot", "indices"])
+def test_labels_in_blocks_give_the_loss_and_gradient_of_all_at_once(monkeypatch, kind):
+    num_classes, block = 8, 3  # the last block is smaller
+    config = toy_config("bce", label_smoothing=0.1)
+    params, aux, objective = objective_of(config, spec_of(num_classes=num_classes))
+    batch = toy_batch(padding=3)
+    hot = np.random.default_rng(1).random((BATCH, num_classes)) < 0.4
+    hot[0] = False
+    batch["labels"] = hot.astype(np.uint8)
+    if kind == "indices":
+        indices = np.where(hot, np.arange(num_classes), -1).astype(np.int32)
+        batch["labels"] = LabelIndices(indices, num_classes)
+
+    def loss(params):
+        return objective(params, aux, batch, jax.random.key(1))[0]
+
+    whole = jax.value_and_grad(loss)(params)
+    monkeypatch.setattr(objective_lib, "LABEL_BLOCK", block)
+    monkeypatch.setattr(objective_lib, "LOGITS_AT_ONCE", 0)
+
+    def loss_by_blocks(params):  # another function, so that it is traced anew
+        return loss(params)
+
+    blocks = jax.value_and_grad(loss_by_blocks)(params)
+    assert "scan" in str(jax.make_jaxpr(loss_by_blocks)(params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, blocks)
+
+
+@pytest.mark.parametrize("rows, devices, in_blocks", [(7, 1, False), (8, 1, True), (8, 2, False)])
+def test_labels_go_in_blocks_where_a_device_would_hold_many_logits(
+    monkeypatch, rows, devices, in_blocks
+):
+    num_classes = 10
+    monkeypatch.setattr(objective_lib, "LABEL_BLOCK", 4)
+    monkeypatch.setattr(objective_lib, "LOGITS_AT_ONCE", 70)
+    config = toy_config("bce")
+    model = make_model(config, spec_of(num_classes=num_classes), jax.random.key(0))
+    h = jnp.zeros((rows, config.model.width))
+    labels = jnp.zeros((rows, num_classes), jnp.uint8)
+    traced = jax.make_jaxpr(
+        lambda h: objective_lib.classifier_loss(model, h, labels, num_devices=devices)
+    )(h)
+    assert ("scan" in str(traced)) == in_blocks
 
 
 def test_bfloat16_computes_narrow_and_keeps_parameters_and_losses_in_float32():

@@ -206,8 +206,9 @@ class Objective:
             if wants_z:
                 results["z"] = model.project(h)
             if wants_bce:
-                given = (rows["labels"], smoothing, self.mesh.size)
-                results["bce"] = classifier_loss(model, h, *given)
+                results["bce"] = classifier_loss(
+                    model, h, rows["labels"], smoothing, num_devices=self.mesh.size
+                )
             return results, nnx.split(model, nnx.Param, ...)[2]
 
         if not (wants_z or wants_bce):

@@ -75,6 +75,15 @@ def test_every_recipe_learns(toy_config, tmp_path, recipe):
     assert phases == expected.get(recipe, [recipe])
 
 
+def test_fields_that_the_recipe_has_no_use_for_are_named(toy_config, caplog):
+    toy_config.recipe, toy_config.pretrain.epochs = "probe", 3
+    make_setup(toy_config)
+    assert "no use" not in caplog.text
+    toy_config.recipe = "bce"
+    make_setup(toy_config)
+    assert "Recipe 'bce' has no use for pretrain.epochs" in caplog.text
+
+
 def test_a_run_leaves_results_and_a_report(toy_config, tmp_path):
     toy_config.model.members = 2
     results = run_all(toy_config, tmp_path)

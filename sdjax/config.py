@@ -24,6 +24,8 @@ NORMS = ("", "batch", "group", "layer")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
 MISSING = ("error", "median")
+INPUT_KINDS = ("dense", "sparse", "image")
+SCALINGS = ("auto", "standard", "pareto")
 VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
 VALIDATION_LOSSES = ("loss", "bce", "contrastive")
 
@@ -73,6 +75,8 @@ class DataConfig:
     test: str = "test"  # "": split off train, before validation
     validation_fraction: float = number(0.2, above=0, below=1)  # of train, without a split of it
     test_fraction: float = number(0.2, above=0, below=1)  # of train, where test is ""
+    folds: int = number(0, least=0)  # where test is "": in place of the fraction, so many folds,
+    fold: int = number(0, least=0)  # of which this one is test
     split_seed: int = number(0, least=0)  # draws those rows; seeds of a study share them
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
@@ -81,6 +85,9 @@ class DataConfig:
     # Tables (.csv, .parquet, .arff): missing values are an error, or train's median, with a feature
     # more for each feature that misses values in train, 1 where it does.
     missing: str = choice("error", MISSING)
+    # Vectors are centred and divided by the standard deviation, or by its square root (Pareto: rare
+    # words are not blown up). auto: pareto where fewer than a tenth of train's numbers is not 0.
+    scaling: str = choice("auto", SCALINGS)
     # Tables: text columns of at most so many different values become one-hot; 0: text is an error.
     categories: int = number(0, least=0)
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
@@ -150,6 +157,7 @@ class PhaseConfig:
     """One phase of training: how long, and with which optimizer."""
 
     epochs: int = count(100)
+    stop_after: int = number(0, least=0)  # epochs, where the schedule is cut off there; 0: nowhere
     optimizer: str = choice("adamw", OPTIMIZERS)
     learning_rate: float = number(1e-3, least=0)
     weight_decay: float = number(1e-4, least=0)
@@ -202,6 +210,15 @@ class Config:
     keep_checkpoints: int = count(2)
     # The validation metric whose best checkpoint is kept and tested; "" tests the last one.
     select_by: str = choice("", ("", *VALIDATION_METRICS, *VALIDATION_LOSSES))
+    # The last phase ends after so many validations without a better one by select_by; 0: never.
+    patience: int = number(0, least=0)
+    # Overrides such as "recipe=bce supervise.epochs=30". A run of each is trained, and the best on
+    # validation goes on, by select_by, or by the mAP of the last checkpoint without it. Those that
+    # begin with "dense:", "sparse:" or "image:" are for such inputs.
+    candidates: tuple[str, ...] = ()
+    # At last, train anew on train and validation, for as many epochs as the checkpoint that would
+    # be tested; thresholds are still tuned on validation by the model that had not seen it.
+    refit: bool = False
     # What is tuned on validation for the decisions on test: one threshold, or one for each label.
     thresholds: str = choice("global", ("global", "per_label"))
 
@@ -216,6 +233,14 @@ def check(config: Config) -> None:
             _check_number(name, value, each)
     for name, phase in (("pretrain", config.pretrain), ("supervise", config.supervise)):
         learning_rate_factors(f"{name}.learning_rates", phase.learning_rates)
+        if phase.stop_after > phase.epochs:
+            raise InputError(
+                f"{name}.stop_after must be at most {name}.epochs, {phase.epochs}, got "
+                f"{phase.stop_after}."
+            )
+    if config.patience and not config.select_by:
+        raise InputError("patience needs select_by, the metric that judges; such as 'mAP'.")
+    candidates(config, "")
     if config.loss.normalizer and config.loss.name != "mulsupcon":
         raise InputError(f"loss.normalizer is for mulsupcon, not for {config.loss.name!r}.")
     if config.loss.learn_temperature and config.loss.temperature < LEAST_TEMPERATURE:
@@ -250,6 +275,70 @@ def unused(config: Config) -> list[str]:
         for name, value in flat(config).items()
         if name.startswith(tuple(idle)) and value != default[name]
     ]
+
+
+def candidates(config: Config, kind: str) -> dict[str, Config]:
+    """The configs that `config.candidates` make of `config` for inputs of a kind, by their text.
+
+    Without any that is meant for such inputs it is `config` itself, under "".
+
+    Args:
+      config: of the run.
+      kind: "dense", "sparse", "image" or "", see `Dataset.kind`.
+
+    Raises:
+      InputError: if a candidate is no list of FIELD=VALUE.
+    """
+    base = dataclasses.replace(config, candidates=())
+    made = {}
+    for candidate in config.candidates:
+        head, colon, rest = candidate.partition(":")
+        meant_for = head.strip() if colon else ""
+        if colon:
+            one_of(f"kind of inputs in the candidate {candidate!r}", meant_for, INPUT_KINDS)
+        overrides = (rest if colon else candidate).split()
+        changed = base
+        for override in overrides:
+            changed = _overridden(changed, override)
+        if not meant_for or meant_for == kind:
+            made[" ".join(overrides)] = changed
+    return made or {"": base}
+
+
+def without_overrides(config: Config, names: Iterable[str]) -> Config:
+    """`config`, whose candidates leave the fields `names` as they are in it."""
+    names = set(names)
+    kept = []
+    for candidate in config.candidates:
+        words = [word for word in candidate.split() if word.partition("=")[0] not in names]
+        kept.append(" ".join(words))
+    return dataclasses.replace(config, candidates=tuple(dict.fromkeys(kept)))
+
+
+def _overridden(config: Config, override: str) -> Config:
+    """`config` with one FIELD=VALUE, such as "supervise.epochs=30"."""
+    name, equals, text = override.partition("=")
+    if not equals:
+        raise InputError(f"A candidate must be FIELD=VALUE ..., got {override!r}.")
+    value, _ = _fields(config)[one_of("field of a candidate", name, _fields(config))]
+    if isinstance(value, tuple):
+        raise InputError(f"A candidate cannot set {name}.")
+    try:
+        if isinstance(value, bool):
+            new: Any = {"True": True, "False": False}[text]
+        else:
+            new = type(value)(text)
+    except (KeyError, ValueError):
+        raise InputError(
+            f"A candidate's {name} must be of type {type(value).__name__}, got {text!r}."
+        ) from None
+    return _with(config, name.split("."), new)
+
+
+def _with(config: Any, path: list[str], value: Any) -> Any:
+    if path[1:]:
+        value = _with(getattr(config, path[0]), path[1:], value)
+    return dataclasses.replace(config, **{path[0]: value})
 
 
 def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) -> Config:
@@ -325,16 +414,21 @@ def from_dict(kind: Any, values: dict[str, Any]) -> Any:
     for name in values:
         one_of("config field", name, kinds)
     nested = {name: from_dict(kinds[name], v) for name, v in values.items() if type(v) is dict}
-    return kind(**{**values, **nested})
+    # JSON has lists alone.
+    lists = {name: tuple(v) for name, v in values.items() if type(v) is list}
+    return kind(**{**values, **nested, **lists})
 
 
-def check_overrides(arguments: Iterable[str], kind: type) -> None:
-    """Raises InputError for a `--config.NAME=VALUE` whose name `kind` lacks, with the nearest."""
+def overrides(arguments: Iterable[str], kind: type) -> list[str]:
+    """The NAME of each `--config.NAME=VALUE`.
+
+    Raises:
+      InputError: if `kind` has no such field; with the nearest one.
+    """
     known = list(_fields(kind()))
-    for argument in arguments:
-        name = argument.partition("=")[0].lstrip("-")
-        if name.startswith("config."):
-            one_of("config key", name.removeprefix("config."), known)
+    flags = [argument.partition("=")[0].lstrip("-") for argument in arguments]
+    names = [flag.removeprefix("config.") for flag in flags if flag.startswith("config.")]
+    return [one_of("config key", name, known) for name in names]
 
 
 def _fields(config: Any, prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field]]:

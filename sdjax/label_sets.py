@@ -14,6 +14,7 @@ LabelSets = np.ndarray | LabelIndices
 
 __all__ = [
     "LabelSets",
+    "concatenate",
     "counts",
     "num_classes",
     "num_rows",
@@ -29,6 +30,18 @@ def take(labels: LabelSets, rows: np.ndarray | slice) -> LabelSets:
     if isinstance(labels, LabelIndices):
         return LabelIndices(np.asarray(labels.indices)[rows], labels.num_classes)
     return labels[rows]
+
+
+def concatenate(first: LabelSets, second: LabelSets) -> LabelSets:
+    """The label sets of one split, then those of another, both of the same format."""
+    if not isinstance(first, LabelIndices) or not isinstance(second, LabelIndices):
+        return np.concatenate([np.asarray(first), np.asarray(second)])
+    parts = [np.asarray(labels.indices) for labels in (first, second)]
+    longest = max(part.shape[1] for part in parts)
+    padded = [
+        np.pad(part, [(0, 0), (0, longest - part.shape[1])], constant_values=-1) for part in parts
+    ]
+    return LabelIndices(np.concatenate(padded), first.num_classes)
 
 
 def sizes(labels: LabelSets) -> np.ndarray:

@@ -15,7 +15,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from sdjax import __version__
-from sdjax.config import Config
+from sdjax.config import Config, candidates, overrides, without_overrides
 from sdjax.configs import run_with_config
 
 if TYPE_CHECKING:
@@ -46,7 +46,8 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    config: Config = flags.FLAGS.config
+    # What was typed holds for every candidate.
+    config = without_overrides(flags.FLAGS.config, overrides(sys.argv[1:], Config))
     name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = Path(_WORKDIR.value or Path("runs") / name)
     # Before what takes seconds to import.
@@ -64,6 +65,7 @@ def main(argv: list[str]) -> None:
         setup = training.make_setup(training.with_saved_batch_size(config, workdir))
         if training.is_main():
             print(_summary(setup, workdir), file=sys.stderr, flush=True)
+        setup = training.select(setup, workdir)
         state = training.train(setup, workdir, profile=_PROFILE.value)
         results = training.score(setup, state, workdir)
         if results is not None:
@@ -78,12 +80,16 @@ def _summary(setup: "Setup", workdir: Path) -> str:
 
     from sdjax.data import summarise
 
-    parameters = jax.tree.leaves(setup.abstract_state(setup.position(0)).params)
-    details = {
-        "Devices": f"{setup.mesh.size} {jax.devices()[0].device_kind}",
-        "Parameters": f"{sum(leaf.size for leaf in parameters):,}",
-        "Workdir": workdir,
-    }
+    details: dict[str, object] = {"Devices": f"{setup.mesh.size} {jax.devices()[0].device_kind}"}
+    if setup.config.candidates:
+        made = candidates(setup.config, setup.dataset.kind)
+        details["Candidates"] = (
+            f"{len(made)}, judged by validation {setup.config.select_by or 'mAP'}"
+        )
+    else:
+        parameters = jax.tree.leaves(setup.abstract_state(setup.position(0)).params)
+        details["Parameters"] = f"{sum(leaf.size for leaf in parameters):,}"
+    details["Workdir"] = workdir
     return "\n".join(summarise(setup.dataset, details))
 
 

@@ -8,10 +8,10 @@ import pytest
 from sdjax.config import (
     Config,
     check,
-    check_overrides,
     flat,
     from_dict,
     learning_rate_factors,
+    overrides,
     sized,
     unused,
 )
@@ -143,9 +143,9 @@ def test_configs_survive_json():
 
 
 def test_overrides_that_there_are_not():
-    check_overrides(["--config.model.width=3", "--workdir=x"], Config)
+    overrides(["--config.model.width=3", "--workdir=x"], Config)
     with pytest.raises(ValueError, match=r"'model.with'. Did you mean 'model.width'"):
-        check_overrides(["--config.model.with=3"], Config)
+        overrides(["--config.model.with=3"], Config)
 
 
 def test_factors_of_learning_rates():

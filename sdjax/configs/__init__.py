@@ -8,7 +8,7 @@ from absl import app
 from ml_collections import config_flags
 
 from sdjax.checks import one_of
-from sdjax.config import Config, check_overrides
+from sdjax.config import Config, overrides
 from sdjax.errors import InputError
 
 FOLDER = Path(__file__).parent
@@ -18,7 +18,7 @@ def run_with_config(main: Callable[[list[str]], None]) -> None:
     """Runs a command that has a flag `--config`, a name or a path, with "yeast" as its default."""
     try:
         sys.argv = with_paths(sys.argv)
-        check_overrides(sys.argv[1:], Config)
+        overrides(sys.argv[1:], Config)
     except InputError as error:
         sys.exit(f"Error: {error}")
     config_flags.DEFINE_config_file("config", str(FOLDER / "yeast.py"))

@@ -4,12 +4,13 @@ from sdjax.data.augment import random_view
 from sdjax.data.batches import evaluation_batches, steps_per_epoch, to_device, training_batches
 from sdjax.data.dataset import Dataset, load, read_inputs
 from sdjax.data.preprocess import Preprocess
-from sdjax.data.sources import ArraySource, Source
+from sdjax.data.sources import ArraySource, JoinedSource, Source
 from sdjax.data.summary import summarise
 
 __all__ = [
     "ArraySource",
     "Dataset",
+    "JoinedSource",
     "Preprocess",
     "Source",
     "evaluation_batches",

@@ -9,10 +9,10 @@ import numpy as np
 from absl import logging
 
 from sdjax.checks import one_of
-from sdjax.config import MISSING, DataConfig
+from sdjax.config import MISSING, SCALINGS, DataConfig
 from sdjax.data import hashing, overlap, tfds
 from sdjax.data.examples import Examples, listing
-from sdjax.data.preprocess import Preprocess
+from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
 from sdjax.data.sources import Source, make_source
 from sdjax.data.splits import with_splits_off, without_unknown_values
@@ -30,6 +30,7 @@ class Dataset:
       train, validation, test: the splits.
       label_names: of the C labels.
       preprocess: that the sources apply to raw inputs; None where they hold the model's own.
+      kind: "dense" or "sparse" vectors, or "image"; "" for others.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Dataset:
     test: Source
     label_names: tuple[str, ...]
     preprocess: Preprocess | None = None
+    kind: str = ""
 
     @property
     def num_classes(self) -> int:
@@ -55,9 +57,10 @@ def load(config: DataConfig) -> Dataset:
 
     Means and standard deviations, label names and feature names are those of the training
     split. Where `test` is empty, `test_fraction` of the training rows, drawn by `split_seed`,
-    become the test split; where there is no validation split, `validation_fraction` of those that
-    are left become one. Where a test split is drawn both are stratified by label sets (Sechidis et
-    al. 2011), up to 20,000 rows and 1,024 labels; otherwise they are random.
+    become the test split, or with `folds` one fold of them; where there is no validation split,
+    `validation_fraction` of those that are left become one. Where a test split is drawn both are
+    stratified by label sets (Sechidis et al. 2011), up to 20,000 rows and 1,024 labels; otherwise
+    they are random.
 
     Rows with the same inputs in two splits are counted, and warned of; images that are encoded,
     where they are at most 10,000 a split, by their files.
@@ -78,10 +81,14 @@ def load(config: DataConfig) -> Dataset:
     if config.split_seed < 0:
         raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
     one_of("data.missing", config.missing, MISSING)
+    one_of("data.scaling", config.scaling, SCALINGS)
     given = _read(config)
     splits = without_unknown_values(with_splits_off(given, config))
     train = splits["train"]
-    preprocess = Preprocess.fit(train, config.image_size, config.missing)
+    preprocess = Preprocess.fit(train, config.image_size, config.missing, config.scaling)
+    kind = train.modality
+    if kind == "vector":
+        kind = "sparse" if is_sparse(train.inputs, kind) else "dense"
     splits = {split: _matched(each, train, preprocess) for split, each in splits.items()}
     name = config.name
     if name == "files":
@@ -96,7 +103,7 @@ def load(config: DataConfig) -> Dataset:
         "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
         *(name, *map(len, sources), preprocess.input_shape, len(train.label_names)),
     )
-    return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess)
+    return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess, kind=kind)
 
 
 def _read(config: DataConfig) -> dict[str, Examples]:

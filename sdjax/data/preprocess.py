@@ -17,6 +17,7 @@ from sdjax.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+SPARSE_BELOW = 0.1  # share of numbers that are not 0
 FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
 _MEDIANS_AT_ONCE = 16  # features
 # Fields that are written where they hold something.
@@ -25,7 +26,7 @@ _OPTIONAL = ("medians", "indicators", "categories")
 
 @dataclasses.dataclass(frozen=True)
 class Preprocess:
-    """Standardisation, x -> (scale * x - mean) / std, with the names of what goes in.
+    """Scaling, x -> (scale * x - mean) / std, with the names of what goes in.
 
     With `medians`, missing values (NaN) are filled in before, and M further features tell where
     those of `indicators` were missing.
@@ -37,7 +38,8 @@ class Preprocess:
       label_names: C names.
       scale: 1/255 for images of uint8, else 1.
       mean: of each feature (vectors; F + M) or channel (images), after scaling.
-      std: likewise; 1 for constant features.
+      std: likewise; 1 for constant features. With Pareto scaling a multiple of its square root,
+        such that the mean variance of the results is 1 too.
       image_size: images are resized to this square; 0 takes them as they are.
       medians: F numbers that missing values are replaced by; empty where they are an error.
       indicators: places of the M features that have missing values in training, rising.
@@ -58,10 +60,19 @@ class Preprocess:
     categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, hash=False)
 
     @classmethod
-    def fit(cls, examples: Examples, image_size: int = 0, missing: str = "error") -> "Preprocess":
+    def fit(
+        cls,
+        examples: Examples,
+        image_size: int = 0,
+        missing: str = "error",
+        scaling: str = "auto",
+    ) -> "Preprocess":
         """Fits mean and standard deviation to training `examples` (at most 1024 images).
 
         With `missing="median"`, vectors may have missing values, and medians are fitted before.
+        With `scaling="pareto"`, or "auto" where they are sparse, vectors are divided by the square
+        root of the standard deviation: a rare word counts for more than a frequent one, but not by
+        as much as standardisation makes it.
 
         Raises:
           ValueError: naming the features, where some have no value in training.
@@ -79,6 +90,11 @@ class Preprocess:
         mean, std, largest = _moments(inputs)
         # What is left of a constant after rounding is no variation.
         constant = std <= 1e-6 * largest
+        if scaling == "auto":
+            scaling = "pareto" if is_sparse(inputs, examples.modality) else "standard"
+        if scaling == "pareto" and examples.modality == "vector":
+            left = std[~constant]
+            std = np.sqrt(std) * np.sqrt(left.mean() if len(left) else 1.0)
         std = np.where(constant, 1 / scale, std)
         return cls(
             kind=examples.modality,
@@ -214,6 +230,17 @@ class Preprocess:
         }
         categories = {k: tuple(values) for k, values in read.pop("categories", {}).items()}
         return cls(**read, categories=categories)
+
+
+def is_sparse(inputs: RowArray, modality: str) -> bool:
+    """Whether fewer than a tenth of the numbers of vectors is not 0, as in counts of words."""
+    if modality != "vector":
+        return False
+    if isinstance(inputs, SparseRows):
+        found = inputs.matrix.nnz
+    else:
+        found = sum(np.count_nonzero(inputs[block]) for block in blocks(inputs))
+    return bool(found < SPARSE_BELOW * math.prod(inputs.shape))
 
 
 def _medians(examples: Examples) -> tuple[tuple[float, ...], tuple[int, ...]]:

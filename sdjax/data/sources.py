@@ -127,6 +127,40 @@ class ArraySource(Source):
         return x if self._preprocess is None else self._preprocess(x)
 
 
+class JoinedSource(Source):
+    """The rows of one source, then those of another, with the same labels."""
+
+    def __init__(self, first: Source, second: Source):
+        self._parts = (first, second)
+        self._labels = label_sets.concatenate(first.labels, second.labels)
+
+    @property
+    def labels(self) -> LabelSets:
+        return self._labels
+
+    @property
+    def in_memory(self) -> bool:
+        return all(part.in_memory for part in self._parts)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return "+".join(part.fingerprint for part in self._parts)
+
+    def inputs(self, rows: np.ndarray) -> Any:
+        rows = np.asarray(rows)
+        first, second = self._parts
+        in_second = rows >= len(first)
+        parts = [
+            (first, ~in_second, rows[~in_second]),
+            (second, in_second, rows[in_second] - len(first)),
+        ]
+        parts = [(source.inputs(there), here) for source, here, there in parts if here.any()]
+        if len(parts) == 1 or not parts:
+            return parts[0][0] if parts else first.inputs(rows)
+        order = np.argsort(np.concatenate([np.flatnonzero(here) for _, here in parts]))
+        return jax.tree.map(lambda *x: np.concatenate(x)[order], *(x for x, _ in parts))
+
+
 def make_source(examples: Examples, preprocess: Preprocess) -> Source:
     """The source of labelled `examples`."""
     assert examples.labels is not None

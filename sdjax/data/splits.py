@@ -22,13 +22,46 @@ def with_splits_off(given: dict[str, Examples], config: DataConfig) -> dict[str,
     splits = dict(given)
     # Where a test split is given, validation is the random one that runs have always had.
     stratified = "test" not in given
+    if config.folds:
+        if not stratified:
+            raise InputError(
+                "data.folds takes the test split from data.train, and data.test names one: leave "
+                "one of them out."
+            )
+        splits["train"], splits["test"] = _fold(splits["train"], config)
     for split in ("test", "validation"):
-        if split not in given:
+        if split not in splits:
             fraction = getattr(config, f"{split}_fraction")
             splits["train"], splits[split] = _split_off(
                 splits["train"], split, fraction, config.split_seed, stratified
             )
     return {split: splits[split] for split in ("train", "validation", "test")}
+
+
+def _fold(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:
+    """Fold `config.fold` of `train` as the second part, the others as the first."""
+    folds, fold, rows = config.folds, config.fold, len(train)
+    if not 2 <= folds <= rows:
+        raise InputError(f"data.folds must be 2 to {rows}, the number of rows, got {folds}.")
+    if not 0 <= fold < folds:
+        raise InputError(f"data.fold must be 0 to {folds - 1}, got {fold}.")
+    assert train.labels is not None
+    if _can_be_stratified(train.labels):
+        from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+
+        splitter = MultilabelStratifiedKFold(
+            folds, shuffle=True, random_state=_random_state(config.split_seed)
+        )
+        multi_hot = _strata(train.labels)
+        parts = [part for _, part in splitter.split(multi_hot, multi_hot)]
+    else:
+        order = np.random.default_rng(config.split_seed).permutation(rows)
+        parts = np.array_split(order, folds)
+    chosen = np.sort(parts[fold])
+    kept = np.setdiff1d(np.arange(rows), chosen)
+    if not len(chosen) or not len(kept):
+        raise InputError(f"{train.origin}: fold {fold} of {folds} would be empty; take fewer.")
+    return train.take(kept), train.take(chosen)
 
 
 def _split_off(
@@ -42,8 +75,7 @@ def _split_off(
     if count >= rows:
         raise InputError(f"{train.origin}: {rows} rows cannot be split into train and {split}.")
     assert train.labels is not None
-    classes = label_sets.num_classes(train.labels)
-    if stratified and rows <= MOST_STRATIFIED_ROWS and classes <= MOST_STRATIFIED_LABELS:
+    if stratified and _can_be_stratified(train.labels):
         kept, drawn = _stratified(train.labels, count, seed)
         if len(kept) and len(drawn):
             return train.take(kept), train.take(drawn)
@@ -55,13 +87,25 @@ def _stratified(labels: LabelSets, count: int, seed: int) -> tuple[np.ndarray, n
     """Rows in rising order, of which about `count` are drawn with their share of each label."""
     from iterstrat.ml_stratifiers import MultilabelStratifiedShuffleSplit
 
-    multi_hot = label_sets.rows(labels, 0, label_sets.num_rows(labels))
-    # Rows without labels are a stratum too; and the library wants two columns at least.
-    multi_hot = np.column_stack([multi_hot, ~multi_hot.any(axis=1)])
-    state = int(np.random.SeedSequence(seed).generate_state(1)[0])
     size: Any = count  # declared a string there
-    splitter = MultilabelStratifiedShuffleSplit(1, test_size=size, random_state=state)
+    splitter = MultilabelStratifiedShuffleSplit(1, test_size=size, random_state=_random_state(seed))
+    multi_hot = _strata(labels)
     return next(splitter.split(multi_hot, multi_hot))
+
+
+def _can_be_stratified(labels: LabelSets) -> bool:
+    few = label_sets.num_rows(labels) <= MOST_STRATIFIED_ROWS
+    return few and label_sets.num_classes(labels) <= MOST_STRATIFIED_LABELS
+
+
+def _strata(labels: LabelSets) -> np.ndarray:
+    """Multi-hot [N, C + 1]: rows without labels are a stratum too, and the library wants two."""
+    multi_hot = label_sets.rows(labels, 0, label_sets.num_rows(labels))
+    return np.column_stack([multi_hot, ~multi_hot.any(axis=1)])
+
+
+def _random_state(seed: int) -> int:
+    return int(np.random.SeedSequence(seed).generate_state(1)[0])
 
 
 def without_unknown_values(splits: dict[str, Examples]) -> dict[str, Examples]:

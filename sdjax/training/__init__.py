@@ -5,6 +5,7 @@ from sdjax.training.predictor import Predictor, load
 from sdjax.training.processes import initialize, is_main
 from sdjax.training.results import print_results
 from sdjax.training.run import score, train
+from sdjax.training.selection import select
 from sdjax.training.setup import Setup, make_setup
 from sdjax.training.workdir import with_saved_batch_size
 
@@ -21,6 +22,7 @@ __all__ = [
     "print_results",
     "reported_errors",
     "score",
+    "select",
     "train",
     "with_saved_batch_size",
 ]

@@ -24,6 +24,7 @@ class Phase:
       config: length and optimizer.
       start: first step, counted from the start of the run.
       stop: one past the last step.
+      schedule_steps: length of the learning rate's schedule, which may be cut off before its end.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Phase:
     config: PhaseConfig
     start: int
     stop: int
+    schedule_steps: int
 
     @property
     def num_steps(self) -> int:
@@ -57,8 +59,9 @@ def make_phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     phases, start = [], 0
     for name in names.get(config.recipe, (config.recipe,)):
         contrastive, supervised, trained, length = objectives[name]
-        stop = start + length.epochs * steps_per_epoch
-        phases.append(Phase(name, contrastive, supervised, trained, length, start, stop))
+        stop = start + (length.stop_after or length.epochs) * steps_per_epoch
+        schedule = length.epochs * steps_per_epoch
+        phases.append(Phase(name, contrastive, supervised, trained, length, start, stop, schedule))
         start = stop
     return tuple(phases)
 
@@ -86,7 +89,7 @@ def make_optimizer(phase: Phase) -> optax.GradientTransformation:
       InputError: when it is initialised, if `learning_rates` names no parameter.
     """
     config = phase.config
-    schedule = learning_rate_schedule(config, phase.num_steps)
+    schedule = learning_rate_schedule(config, phase.schedule_steps)
     factors = learning_rate_factors("learning_rates", config.learning_rates)
     if config.optimizer == "adamw":
         steps = [optax.adamw(schedule, weight_decay=config.weight_decay, mask=_is_matrix)]

@@ -19,7 +19,7 @@ from sdjax.errors import InputError
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints
 from sdjax.training.errors import Interrupted, NonFiniteLossError
-from sdjax.training.evaluate import make_forward, make_validate, run_model
+from sdjax.training.evaluate import Outputs, make_forward, make_validate, run_model
 from sdjax.training.interrupt import InterruptGuard
 from sdjax.training.logbook import Logbook
 from sdjax.training.mesh import (
@@ -71,17 +71,17 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
             stack.enter_context(InterruptGuard()),
             stack.enter_context(StepProfiler(traced)),
         )
-        if step == setup.phases[-1].stop:
+        if step == setup.phases[-1].stop or run.out_of_patience(step):
             run.logbook.say(f"The run is finished, after step {step}: it is only tested again.")
         elif step:
             run.logbook.say(f"Resuming after step {step} of {setup.phases[-1].stop}.")
         for phase in setup.phases:
-            if step >= phase.stop:
+            if step >= phase.stop or run.out_of_patience(step):
                 continue
             if step == phase.start and step > 0:
                 state = beginner(setup.program, setup.spec, phase, setup.mesh)(state)
             state = run.train_phase(phase, step, state)
-            step = phase.stop
+            step = int(state.step)
         if checkpoints is not None:
             checkpoints.wait()
             if checkpoints.best_step() not in (None, step):
@@ -173,6 +173,7 @@ class _Running:
             done, last = step - phase.start, step == phase.stop
             interrupted = self.guard.requested(step)  # read once: a signal may come at any time
             validates = last or done % (config.evaluate_every * setup.steps_per_epoch) == 0
+            validates &= not setup.refit
             saves = last or step % config.checkpoint_every == 0 or interrupted is not None
             saves |= validates and bool(config.select_by)
             if not (saves or validates or step % config.log_every == 0):
@@ -194,8 +195,23 @@ class _Running:
                 self.checkpoints.save(step, state, setup.position(step), chosen)
             if interrupted is not None:
                 self.stop(interrupted, step)
+            if validates and self.out_of_patience(step):
+                self.logbook.say(
+                    f"Ends after step {step}: {config.select_by} has not improved for "
+                    f"{config.patience} validations."
+                )
+                break
             pending, started = [], time.monotonic()
         return state
+
+    def out_of_patience(self, step: int) -> bool:
+        """Whether `config.patience` validations up to `step` brought no better checkpoint."""
+        config = self.setup.config
+        if not config.patience or self.checkpoints is None or step <= self.setup.phases[-1].start:
+            return False
+        best = self.checkpoints.best_step()
+        waited = config.patience * config.evaluate_every * self.setup.steps_per_epoch
+        return best is not None and step - best >= waited
 
     def stop(self, number: int, step: int) -> None:
         """Raises Interrupted by the signal `number`, once all is on disk."""
@@ -220,27 +236,28 @@ def finite_means(pending: list[Metrics], step: int, phase: Phase) -> dict[str, f
     return {name: float(np.mean([each[name] for each in steps])) for name in steps[-1]}
 
 
+def outputs(setup: Setup, state: TrainState, source: data_lib.Source) -> Outputs:
+    """Scores and embeddings of every example of `source`, on every process."""
+    batch_size = evaluation_batch_size(setup.config, len(source), setup.mesh)
+    forward = make_forward(setup.graph, setup.mesh)
+    return run_model(forward, state.best, source, batch_size, setup.mesh)
+
+
 def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[str, Any] | None:
     """The test figures of a trained state; with `workdir`, writes `results.json` and the report.
 
     Every process computes its share; process 0 writes, and has the result; others have None.
     """
-    forward = make_forward(setup.graph, setup.mesh)
-    validation, tested = (
-        run_model(
-            forward,
-            state.best,
-            source,
-            evaluation_batch_size(setup.config, len(source), setup.mesh),
-            setup.mesh,
-        )
-        for source in (setup.dataset.validation, setup.dataset.test)
-    )
+    tested = outputs(setup, state, setup.dataset.test)
+    if not setup.refit:
+        validation = outputs(setup, state, setup.dataset.validation).scores
     results = None
     with failing_together():
         if is_main():
             per_label = setup.config.thresholds == "per_label"
-            results = test_results(setup.dataset, validation.scores, tested.scores, per_label)
+            if setup.refit:
+                validation = np.load(setup.refit)
+            results = test_results(setup.dataset, validation, tested.scores, per_label)
             if workdir is not None:
                 workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
                 write_report(workdir, setup.config, setup.dataset, tested, results, int(state.step))

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -44,6 +45,8 @@ class Setup:
       phases: of the recipe.
       graph: structure of the model of one member.
       initial: weights that parts of the model start from, or None.
+      refit: where the train split holds the validation split too, the file of the validation scores
+        [N, C] of the run before, by which thresholds are tuned; None elsewhere.
     """
 
     config: Config
@@ -53,6 +56,7 @@ class Setup:
     phases: tuple[Phase, ...]
     graph: nnx.GraphDef
     initial: Weights | None = None
+    refit: Path | None = None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -163,7 +167,7 @@ def program_config(config: Config) -> Config:
     """`config` with the defaults of the fields that change no compiled program."""
     default = Config()
     names = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
-    names += ("select_by", "thresholds")
+    names += ("select_by", "patience", "candidates", "refit", "thresholds")
     return dataclasses.replace(
         config,
         **{name: getattr(default, name) for name in names},

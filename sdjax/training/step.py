@@ -27,7 +27,7 @@ def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mes
     compilation.
     """
     optimizer = make_optimizer(phase)
-    schedule = learning_rate_schedule(phase.config, phase.num_steps)
+    schedule = learning_rate_schedule(phase.config, phase.schedule_steps)
     objective = Objective(config, phase, graph, mesh)
     gradient = jax.value_and_grad(objective, has_aux=True)
 

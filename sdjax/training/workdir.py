@@ -21,6 +21,7 @@ from sdjax.training.processes import failing_together, gather_texts, is_main
 from sdjax.training.state import ExampleSpec
 
 CONFIG, PREPROCESS, DATA, RESULTS = "config.json", "preprocess.json", "data.json", "results.json"
+SELECTION, SELECTED = "selection", "selection.json"
 CHECKPOINTS, REPORT, PROFILE = "checkpoints", "report", "profile"
 
 # How a run is carried out, not what it computes: a run that resumes may change these.
@@ -53,13 +54,16 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(temporary, path)
 
 
-def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
+def check_workdir(
+    workdir: Path, config: Config, data: dict[str, Any], home: Path | None = None
+) -> None:
     """Checks that `config`'s run may use `workdir`, and writes nothing that stays.
 
     Args:
       workdir: made if need be.
       config: with all sizes.
       data: of `describe_data`.
+      home: folder under it in which the run keeps its config; None is `workdir` itself.
 
     Raises:
       OSError: if it cannot be written to.
@@ -76,8 +80,9 @@ def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
         (workdir / ".writable").unlink()
     except OSError as error:
         raise OSError(f"workdir {workdir} cannot be written to: {error.strerror}.") from error
-    if (workdir / CONFIG).exists():
-        here, there = flat(config), flat(read_config(workdir))
+    home = home or workdir
+    if (home / CONFIG).exists():
+        here, there = flat(config), flat(read_config(home))
         names = [
             name
             for name in sorted(here)
@@ -90,8 +95,8 @@ def check_workdir(workdir: Path, config: Config, data: dict[str, Any]) -> None:
                 f"Choose another, such as --workdir={_named(workdir, names, here)}, or remove this "
                 "one to start again."
             )
-    if (workdir / DATA).exists():
-        saved = json.loads((workdir / DATA).read_text())
+    if (home / DATA).exists():
+        saved = json.loads((home / DATA).read_text())
         changed = [split for split in (*SPLITS, "label_names") if saved[split] != data[split]]
         if changed:
             raise InputError(
@@ -157,8 +162,9 @@ def with_saved_batch_size(config: Config, workdir: Path) -> Config:
     """
     saved = 0
     with failing_together():
-        if is_main() and not config.batch_size and (workdir / CONFIG).exists():
-            saved = read_config(workdir).batch_size
+        homes = [home for home in (workdir / SELECTION, workdir) if (home / CONFIG).exists()]
+        if is_main() and not config.batch_size and homes:
+            saved = read_config(homes[0]).batch_size
     saved = int(gather_texts(str(saved))[0])
     return dataclasses.replace(config, batch_size=config.batch_size or saved)
 

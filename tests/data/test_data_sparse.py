@@ -14,8 +14,9 @@ from sdjax import LabelIndices, data
 from sdjax.config import DataConfig
 from sdjax.data import examples, hashing
 from sdjax.data.examples import Examples
+from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers.files import ReadOptions, read_examples
-from sdjax.data.rows import SparseRows, Subset
+from sdjax.data.rows import SparseRows, Subset, as_row_array
 
 
 def read(path, **options):
@@ -279,3 +280,26 @@ def test_wrong_svmlight(content, error, tmp_path):
     (tmp_path / "a.svm").write_text(content)
     with pytest.raises(ValueError, match=f"a.svm: .*{error}"):
         read(tmp_path / "a.svm")
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_pareto_scaling_of_sparse_inputs(dense):
+    x = sparse.random(60, 30, 0.05, random_state=0, format="csr", dtype=np.float32)
+    assert is_sparse(as_row_array(x), "vector")
+    assert not is_sparse(np.ones((4, 3)), "vector")
+    assert not is_sparse(np.zeros((4, 3, 3, 1)), "image")
+    array = x.toarray() if dense else x
+    examples = Examples("t", as_row_array(array), np.ones((60, 2), np.uint8))
+    fitted = Preprocess.fit(examples)
+    assert fitted == Preprocess.fit(examples, scaling="pareto")
+    scaled = fitted(x.toarray())
+    np.testing.assert_allclose(scaled.mean(axis=0), 0, atol=1e-5)
+    std = x.toarray().std(axis=0, dtype=np.float64)
+    varied = std > 0
+    # Variances stand as standard deviations did, and their mean is 1.
+    np.testing.assert_allclose(
+        scaled.var(axis=0, dtype=np.float64)[varied], std[varied] / std[varied].mean(), rtol=1e-4
+    )
+    assert not scaled[:, ~varied].any()
+    standard = Preprocess.fit(examples, scaling="standard")(x.toarray())
+    np.testing.assert_allclose(standard.std(axis=0)[varied], 1, rtol=1e-4)

@@ -324,3 +324,43 @@ def test_tfds_sets_too():
     assert len(whole.train) + len(whole.validation) == 1500
     assert abs(len(loaded.test) - 300) < 10
     assert len(loaded.train) + len(loaded.validation) + len(loaded.test) == 1500
+
+
+def test_folds_hold_each_row_once(frame, tmp_path):
+    path = write(frame, tmp_path / "t.csv")
+    loaded = [load(path, folds=4, fold=fold) for fold in range(4)]
+    tests = [each.test.raw_inputs(np.arange(len(each.test)))[:, 0] for each in loaded]
+    assert sorted(np.concatenate(tests)) == sorted(frame["a"].astype(np.float32))
+    assert max(map(len, tests)) - min(map(len, tests)) <= ROWS / 10
+    for each in loaded:
+        assert len(each.train) + len(each.validation) + len(each.test) == ROWS
+    again = load(path, folds=4, fold=1, split_seed=5).test
+    assert again.raw_inputs(np.arange(len(again)))[:, 0].tolist() != tests[1].tolist()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"folds": 1}, "folds must be 2 to"),
+        ({"folds": 10_000}, "folds must be 2 to"),
+        ({"folds": 3, "fold": 3}, "fold must be 0 to 2, got 3"),
+    ],
+)
+def test_folds_that_cannot_be(fields, message, frame, tmp_path):
+    with pytest.raises(InputError, match=message):
+        load(write(frame, tmp_path / "t.csv"), **fields)
+
+
+def test_folds_beside_a_test_file(frame, tmp_path):
+    path = write(frame, tmp_path / "t.csv")
+    other = write(frame.iloc[:9], tmp_path / "u.csv")
+    with pytest.raises(InputError, match=r"data.folds takes the test split from data.train"):
+        load(path, test=str(other), folds=3)
+
+
+def test_folds_of_many_rows_are_random(monkeypatch):
+    monkeypatch.setattr(splits, "MOST_STRATIFIED_ROWS", 10)
+    given = labelled(np.ones((20, 2), np.uint8))
+    parts = [splits.with_splits_off(given, DataConfig(test="", folds=2, fold=k)) for k in (0, 1)]
+    rows = [numbers(part["test"]) for part in parts]
+    assert sorted([*rows[0], *rows[1]]) == list(range(20))

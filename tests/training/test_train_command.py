@@ -85,7 +85,7 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     told = done.stderr.splitlines()
     assert told[0] == f"sdjax {sdjax.__version__}: own_data, in {workdir}"
-    titles = ["Data", "Inputs", "Labels", "Devices", "Parameters", "Workdir"]
+    titles = ["Data", "Inputs", "Labels", "Devices", "Candidates", "Workdir"]
     assert [line.split()[0] for line in told[1:7]] == titles
     assert told[6].split() == ["Workdir", str(workdir)]
     lines = done.stdout.splitlines()

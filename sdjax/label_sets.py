@@ -4,6 +4,8 @@ Where labels are many, the lists are never made multi-hot as a whole: `rows` giv
 is asked for, `to_csr` what is set.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
@@ -14,6 +16,7 @@ LabelSets = np.ndarray | LabelIndices
 
 __all__ = [
     "LabelSets",
+    "concatenate",
     "counts",
     "num_classes",
     "num_rows",
@@ -29,6 +32,19 @@ def take(labels: LabelSets, rows: np.ndarray | slice) -> LabelSets:
     if isinstance(labels, LabelIndices):
         return LabelIndices(np.asarray(labels.indices)[rows], labels.num_classes)
     return labels[rows]
+
+
+def concatenate(parts: Sequence[LabelSets]) -> LabelSets:
+    """The label sets of some splits, of the same labels and format, one after the other."""
+    if not isinstance(parts[0], LabelIndices):
+        return np.concatenate([np.asarray(part) for part in parts])
+    lists = [np.asarray(part.indices) for part in parts if isinstance(part, LabelIndices)]
+    longest = max(indices.shape[1] for indices in lists)
+    padded = [
+        np.pad(indices, [(0, 0), (0, longest - indices.shape[1])], constant_values=-1)
+        for indices in lists
+    ]
+    return LabelIndices(np.concatenate(padded), parts[0].num_classes)
 
 
 def sizes(labels: LabelSets) -> np.ndarray:

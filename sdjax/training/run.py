@@ -32,7 +32,7 @@ from sdjax.training.objective import Metrics
 from sdjax.training.processes import failing_together, is_main
 from sdjax.training.profiler import StepProfiler
 from sdjax.training.recipes import Phase
-from sdjax.training.results import test_results, write_report
+from sdjax.training.results import test_results, with_baselines, write_report
 from sdjax.training.setup import Setup
 from sdjax.training.state import TrainState, beginner
 from sdjax.training.step import make_train_step
@@ -242,6 +242,6 @@ def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[
             per_label = setup.config.thresholds == "per_label"
             results = test_results(setup.dataset, validation.scores, tested.scores, per_label)
             if workdir is not None:
-                workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
+                results = with_baselines(results, setup.config.report, setup.dataset, workdir)
                 write_report(workdir, setup.config, setup.dataset, tested, results, int(state.step))
     return results

@@ -179,6 +179,16 @@ class MeshConfig:
 
 
 @dataclass(unsafe_hash=True)
+class ReportConfig:
+    """What the report sets beside the run's own figures."""
+
+    # Vectors: extra trees and logistic regressions, fitted on all rows of train and validation.
+    baselines: bool = True
+    baseline_rows: int = number(20_000, least=0)  # of more rows none are fitted
+    baseline_seconds: float = number(20.0, above=0)  # for all; what takes longer is left out
+
+
+@dataclass(unsafe_hash=True)
 class Config:
     """A training run.
 
@@ -204,6 +214,7 @@ class Config:
     pretrain: PhaseConfig = field(default_factory=PhaseConfig)  # recipes "probe", "finetune"
     supervise: PhaseConfig = field(default_factory=PhaseConfig)  # every recipe's last phase
     mesh: MeshConfig = field(default_factory=MeshConfig)
+    report: ReportConfig = field(default_factory=ReportConfig)
     log_every: int = count(20)  # steps
     evaluate_every: int = count(10)  # epochs between validations
     checkpoint_every: int = count(200)  # steps

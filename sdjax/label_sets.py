@@ -4,6 +4,8 @@ Where labels are many, the lists are never made multi-hot as a whole: `rows` giv
 is asked for, `to_csr` what is set.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import sparse
 
@@ -32,16 +34,17 @@ def take(labels: LabelSets, rows: np.ndarray | slice) -> LabelSets:
     return labels[rows]
 
 
-def concatenate(first: LabelSets, second: LabelSets) -> LabelSets:
-    """The label sets of one split, then those of another, both of the same format."""
-    if not isinstance(first, LabelIndices) or not isinstance(second, LabelIndices):
-        return np.concatenate([np.asarray(first), np.asarray(second)])
-    parts = [np.asarray(labels.indices) for labels in (first, second)]
-    longest = max(part.shape[1] for part in parts)
+def concatenate(parts: Sequence[LabelSets]) -> LabelSets:
+    """The label sets of some splits, of the same labels and format, one after the other."""
+    if not isinstance(parts[0], LabelIndices):
+        return np.concatenate([np.asarray(part) for part in parts])
+    lists = [np.asarray(part.indices) for part in parts if isinstance(part, LabelIndices)]
+    longest = max(indices.shape[1] for indices in lists)
     padded = [
-        np.pad(part, [(0, 0), (0, longest - part.shape[1])], constant_values=-1) for part in parts
+        np.pad(indices, [(0, 0), (0, longest - indices.shape[1])], constant_values=-1)
+        for indices in lists
     ]
-    return LabelIndices(np.concatenate(padded), first.num_classes)
+    return LabelIndices(np.concatenate(padded), parts[0].num_classes)
 
 
 def sizes(labels: LabelSets) -> np.ndarray:

@@ -132,7 +132,7 @@ class JoinedSource(Source):
 
     def __init__(self, first: Source, second: Source):
         self._parts = (first, second)
-        self._labels = label_sets.concatenate(first.labels, second.labels)
+        self._labels = label_sets.concatenate([first.labels, second.labels])
 
     @property
     def labels(self) -> LabelSets:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sdjax import label_sets, metrics
 from sdjax.label_sets import LabelSets
-from sdjax.report import figures
+from sdjax.report import baselines, figures
 
 SPLITS = {
     "test": "test, thresholds 0.5",
@@ -76,11 +76,16 @@ def tested(step: int | None, by: str) -> str:
 
 def results_table(results: Mapping[str, Any]) -> str:
     """The metrics of the splits side by side."""
-    splits = [split for split in SPLITS if isinstance(results.get(split), Mapping)]
+    columns = {
+        title: results[split]
+        for split, title in SPLITS.items()
+        if isinstance(results.get(split), Mapping)
+    }
+    columns |= {f"{name}, test": each for name, each in baselines.metrics_of(results).items()}
     found = {
         name
-        for split in splits
-        for name, value in results[split].items()
+        for column in columns.values()
+        for name, value in column.items()
         if value is None or _is_number(value)
     }
     names = [*(n for n in ORDER if n in found), *sorted(found.difference(ORDER))]
@@ -88,12 +93,24 @@ def results_table(results: Mapping[str, Any]) -> str:
         return "No results."
     rows = [
         [plain(name) + (" ↓" if name in metrics.LOWER_IS_BETTER else "")]
-        + [_number(results[split].get(name)) for split in splits]
+        + [_number(column.get(name)) for column in columns.values()]
         for name in names
     ]
-    text = table(["metric", *(SPLITS[split] for split in splits)], rows)
+    text = table(["metric", *columns], rows)
     return text + "\n\n*Higher is better, but for ↓. Only F1, hamming\\_loss and "\
         "subset\\_accuracy depend on the thresholds.*"  # fmt: skip
+
+
+def baselines_text(results: Mapping[str, Any]) -> str:
+    """What the baselines are, whether one is ahead, and why others were left out."""
+    found = baselines.metrics_of(results)
+    about = (
+        f"Baselines, at thresholds of 0.5: {' and '.join(found)} of scikit-learn, untuned "
+        f"({baselines.TREES} trees; C = {baselines.INVERSE_REGULARISATION}, a model for each "
+        "label), fitted on the rows of train and validation together."
+    )
+    remarks = [f"**{text}**" for text in baselines.remarks(results)]
+    return " ".join([about] * bool(found) + remarks)
 
 
 def groups_table(results: Mapping[str, Any]) -> str:

@@ -42,7 +42,7 @@ class ReportInputs:
       test_scores: [N, C] in [0, 1].
       test_embeddings: [N, D].
       results: of `metrics.evaluate`, for each of "test", "test_tuned" (with thresholds tuned on
-        validation) and "validation", where there is one.
+        validation) and "validation", where there is one; "baselines" as of `baselines.compare`.
       config: the run's configuration, as `json.dumps` takes it.
       tested_step: step of the last phase whose parameters "test" and the test arrays are of.
       tested_by: name of the validation metric that chose that step ("mAP"); "" for the last step.
@@ -190,6 +190,7 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         ),
         "## Results",
         markdown.results_table(inputs.results),
+        markdown.baselines_text(inputs.results),
         markdown.groups_table(inputs.results),
         "## Training",
         _figure(shown, LEARNING, "Learning curves", _LEARNING_TEXT,

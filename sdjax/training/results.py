@@ -1,18 +1,23 @@
 """The numbers and the pictures that a run ends with."""
 
 import dataclasses
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
 from sdjax import label_sets
 from sdjax import metrics as metrics_lib
-from sdjax.config import Config
-from sdjax.data import Dataset
+from sdjax.config import Config, ReportConfig
+from sdjax.data import Dataset, Source
 from sdjax.label_sets import LabelSets
+from sdjax.training import workdir as workdir_lib
 from sdjax.training.evaluate import Outputs
 from sdjax.training.logbook import RECORDS, read_records
 
@@ -46,6 +51,74 @@ def test_results(
     }
 
 
+def with_baselines(
+    results: dict[str, Any],
+    config: ReportConfig,
+    dataset: Dataset,
+    fitted: Sequence[Source],
+    workdir: Path,
+) -> dict[str, Any]:
+    """`results`, written to `workdir`, and once they are fitted the test metrics of the baselines.
+
+    They are fitted on all rows of the sources `fitted`. Those that an earlier test of the run has
+    written are taken from there.
+    """
+    known = _saved_baselines(workdir, dataset)
+    workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
+    baselines = _baselines(config, dataset, fitted, known)
+    if baselines is not None:
+        results = {**results, "baselines": baselines}
+        workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
+    return results
+
+
+def _saved_baselines(workdir: Path, dataset: Dataset) -> dict[str, Any]:
+    """The "baselines" of `results.json`, if they are of this data."""
+    paths = workdir / workdir_lib.DATA, workdir / workdir_lib.RESULTS
+    if not all(path.exists() for path in paths):
+        return {}
+    data, results = (json.loads(path.read_text()) for path in paths)
+    here = workdir_lib.describe_data(dataset)
+    same = all(data[split] == here[split] for split in workdir_lib.SPLITS)
+    return results.get("baselines", {}) if same else {}
+
+
+def _baselines(
+    config: ReportConfig, dataset: Dataset, fitted: Sequence[Source], known: dict[str, Any]
+) -> dict[str, Any] | None:
+    """As `baselines.compare`, fitted on the rows of `fitted`; None where there are to be none.
+
+    They are for vectors. Models that are `known` are not fitted again.
+    """
+    spec = dataset.input_spec
+    vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
+    if not (config.baselines and vectors and np.issubdtype(spec.dtype, np.floating)):
+        return None
+    # scikit-learn is imported where it is used.
+    from sdjax.report import baselines
+
+    test = dataset.test
+    rows = sum(map(len, fitted))
+    reason = baselines.too_large(rows + len(test), spec.shape[0], dataset.num_classes)
+    if rows > config.baseline_rows:
+        reason = f"{rows:,} rows are more than report.baseline_rows ({config.baseline_rows:,})."
+    if reason:
+        return {name: known.get(name, {baselines.LEFT_OUT: reason}) for name in baselines.NAMES}
+    if not baselines.all_known(known):
+        names = " and ".join(baselines.NAMES.values())
+        seconds = f"{config.baseline_seconds:g}"
+        print(f"Baselines: {names}, {seconds} seconds at most.", file=sys.stderr, flush=True)
+    return baselines.compare(
+        np.concatenate([source.inputs(np.arange(len(source))) for source in fitted]),
+        label_sets.concatenate([source.labels for source in fitted]),
+        test.inputs(np.arange(len(test))),
+        test.labels,
+        seconds=config.baseline_seconds,
+        train_counts=label_sets.counts(dataset.train.labels),
+        known=known,
+    )
+
+
 def write_report(
     workdir: Path,
     config: Config,
@@ -76,12 +149,18 @@ def write_report(
 
 
 def print_results(results: dict[str, Any], console: Console) -> None:
-    """Prints a table of the main test metrics."""
+    """Prints a table of the main test metrics, of the run and of its baselines."""
+    from sdjax.report import baselines
+
     table = Table(title="Test", title_justify="left")
     table.add_column("metric")
-    table.add_column("threshold 0.5", justify="right")
-    table.add_column("tuned on validation", justify="right")
+    columns = {"threshold 0.5": results["test"], "tuned on validation": results["test_tuned"]}
+    columns |= baselines.metrics_of(results)
+    for title in columns:
+        table.add_column(title, justify="right")
     for name in HEADLINES:
-        values = [results[split].get(name) for split in ("test", "test_tuned")]
+        values = [column.get(name) for column in columns.values()]
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     console.print(table)
+    for text in baselines.remarks(results):
+        console.print(text, highlight=False, soft_wrap=True)

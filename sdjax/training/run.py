@@ -32,7 +32,7 @@ from sdjax.training.objective import Metrics
 from sdjax.training.processes import failing_together, is_main
 from sdjax.training.profiler import StepProfiler
 from sdjax.training.recipes import Phase
-from sdjax.training.results import test_results, write_report
+from sdjax.training.results import test_results, with_baselines, write_report
 from sdjax.training.setup import Setup
 from sdjax.training.state import TrainState, beginner
 from sdjax.training.step import make_train_step
@@ -259,6 +259,8 @@ def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[
                 validation = np.load(setup.refit)
             results = test_results(setup.dataset, validation, tested.scores, per_label)
             if workdir is not None:
-                workdir_lib.write_json(workdir / workdir_lib.RESULTS, results)
+                data = setup.dataset
+                fitted = (data.train,) if setup.refit else (data.train, data.validation)
+                results = with_baselines(results, setup.config.report, data, fitted, workdir)
                 write_report(workdir, setup.config, setup.dataset, tested, results, int(state.step))
     return results

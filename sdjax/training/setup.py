@@ -173,6 +173,7 @@ def program_config(config: Config) -> Config:
         **{name: getattr(default, name) for name in names},
         seed=0,
         data=default.data,
+        report=default.report,
         model=dataclasses.replace(config.model, init_from="", weights=""),
     )
 

@@ -35,6 +35,7 @@ _CHANGEABLE = (
     "checkpoint_every",
     "keep_checkpoints",
     "thresholds",
+    "report.",
     # Where the data are; that they are the same is checked by their content.
     "data.name",
     "data.train",

@@ -41,4 +41,5 @@ def toy_config(toy_files):
     config.evaluate_every = 1
     config.log_every = 1
     config.checkpoint_every = 3
+    config.report.baselines = False
     return copy.deepcopy(config)

@@ -13,15 +13,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from rich.console import Console
 
 from sdjax.config import Config
 from sdjax.data import ArraySource, Dataset
 from sdjax.models import ENCODERS, register_encoder
+from sdjax.report import baselines
 from sdjax.training import (
     Interrupted,
     NonFiniteLossError,
     load,
     make_setup,
+    print_results,
     score,
     train,
     with_saved_batch_size,
@@ -204,6 +207,65 @@ def test_a_finished_run_only_tests_again(toy_config, tmp_path, capsys):
     assert run_all(toy_config, tmp_path) == first
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert "The run is finished, after step 10: it is only tested again." in capsys.readouterr().err
+
+
+def test_baselines_stand_beside_the_result(toy_config, tmp_path, monkeypatch, capsys):
+    toy_config.report.baselines = True
+    results = run_all(toy_config, tmp_path)
+    assert json.loads((tmp_path / "results.json").read_text()) == results
+    found = results["baselines"]
+    for name in ("extra_trees", "logistic_regression"):
+        assert found[name]["mAP"] > 0.9
+        assert found[name].keys() == results["test"].keys()
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "| extra trees, test | logistic regression, test |" in text
+    assert "Baselines: extra trees and logistic regression, 20 sec" in capsys.readouterr().err
+    print_results(results, Console(width=120))
+    told = capsys.readouterr().out
+    (row,) = (line for line in told.splitlines() if "mAP" in line and "│" in line)
+    scores = [results["test"], results["test_tuned"], *found.values()]
+    assert [float(cell) for cell in row.split("│")[2:-1]] == [
+        round(each["mAP"], 4) for each in scores
+    ]
+    ahead = [n for n in found if found[n]["mAP"] > results["test"]["mAP"]]
+    assert ahead
+    assert f"Ahead of this run in mAP: {ahead[0].replace('_', ' ')}, by" in told
+    # They are fitted on the rows of train and validation, as the model sees them, and only once.
+    compared = []
+    compare = baselines.compare
+
+    def noted(x, labels, x_test, *args, **kwargs):
+        compared.append((x, labels, x_test, kwargs["known"]))
+        return compare(x, labels, x_test, *args, **kwargs)
+
+    monkeypatch.setattr(baselines, "compare", noted)
+    assert run_all(toy_config, tmp_path) == results
+    ((x, labels, x_test, known),) = compared
+    assert known == found
+    data = make_setup(toy_config).dataset
+    np.testing.assert_array_equal(x[:70], data.train.inputs(np.arange(70)))
+    np.testing.assert_array_equal(x[70:], data.validation.inputs(np.arange(24)))
+    np.testing.assert_array_equal(x_test, data.test.inputs(np.arange(40)))
+    np.testing.assert_array_equal(labels[70:], data.validation.labels)
+    assert "Baselines:" not in capsys.readouterr().err
+    # Those of other data are no use.
+    other = json.loads((tmp_path / "data.json").read_text())
+    other["test"]["checksum"] = "another"
+    (tmp_path / "data.json").write_text(json.dumps(other))
+    score(make_setup(toy_config), make_setup(toy_config).initial_state(), tmp_path)
+    assert compared[-1][-1] == {}
+
+
+def test_baselines_are_not_fitted_where_rows_are_many(toy_config, tmp_path, capsys):
+    toy_config.report.baselines, toy_config.report.baseline_rows = True, 93
+    results = run_all(toy_config, tmp_path)
+    text = "94 rows are more than report.baseline_rows (93)."
+    assert [each["left_out"] for each in results["baselines"].values()] == [text, text]
+    assert f"Baselines left out: {text}" in (tmp_path / "report" / "report.md").read_text()
+    print_results(results, Console())
+    assert capsys.readouterr().out.count(text) == 1
+    toy_config.report.baselines = False
+    assert "baselines" not in run_all(toy_config, tmp_path)
 
 
 def test_non_finite_loss_names_the_step_and_keeps_what_is_saved(toy_config, tmp_path, monkeypatch):
@@ -626,8 +688,13 @@ def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
     if case == "images":
         toy_config.model.depth = 2
         toy_config.augment.shift = 1
+    toy_config.report.baselines = True
     results = run_all(toy_config, tmp_path / "run")
     test = results["test"]
+    if case == "images":
+        assert "baselines" not in results
+    else:
+        assert all(0 <= each["mAP"] <= 1 for each in results["baselines"].values())
     assert 0 <= test["mAP"] <= 1
     assert test["counts"]["labels_without_positive"] == (2 if case == "rare" else 0)
     losses = [record["loss"] for record in read_records(tmp_path / "run" / "metrics.jsonl")]

@@ -12,7 +12,7 @@ candidate, as --config.recipe=bce does.
 
 from sdjax.config import Config, DataConfig
 
-# Dense features want noise, and sparse ones (words, codes) masks and a single layer.
+# Dense features want noise; sparse ones (words, codes) a single wide layer and masked words.
 _DENSE = (
     "dense: model.width=512 model.frequencies=2 model.dropout=0.5 model.members=4 "
     "augment.feature_mask=0.05 augment.feature_noise=0.8 supervise.epochs=60 "
@@ -21,8 +21,8 @@ _DENSE = (
 )
 _SPARSE = (
     "sparse: model.width=1024 model.depth=1 model.dropout=0.5 model.members=4 "
-    "augment.feature_mask=0.3 supervise.epochs=30 supervise.learning_rate=3e-3 "
-    "supervise.weight_decay=1 supervise.ema_decay=0.95"
+    "supervise.epochs=30 supervise.learning_rate=3e-3 supervise.weight_decay=1 "
+    "supervise.ema_decay=0.95"
 )
 _RECIPES = ("recipe=bce", "recipe=joint contrastive_weight=0.1 loss.temperature=0.3")
 

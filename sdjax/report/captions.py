@@ -33,10 +33,13 @@ def labels(num_labels: int) -> str:
         "precision of a random ranking: what lies between the two is what the model has learnt."
     )
     if num_labels > label_scatter.STEMS_UP_TO:
-        return text + " The lines are means over labels of like frequency."
-    if num_labels <= label_scatter.ANNOTATE_UP_TO:
-        return text + " A name that would cover something is left out; the table has them all."
-    return text
+        text += " The lines are means over labels of like frequency."
+    if num_labels > label_scatter.ANNOTATE_UP_TO:
+        return text + (
+            f" Named are the best and the worst of the labels with at least "
+            f"{label_scatter.FEWEST_POSITIVES} test examples."
+        )
+    return text + " A name that would cover something is left out; the table has them all."
 
 
 def shares(table: pairs.PairTable) -> str:

@@ -168,14 +168,39 @@ def groups_table(results: Mapping[str, Any]) -> str:
     return table(header + (["macro\\_f1, tuned"] if tuned else []), rows)
 
 
-def label_table(
-    names: Sequence[str], train_counts: Sequence[int], each: Mapping[str, Any], examples: int
-) -> str:
-    """Each label's numbers, most frequent first.
+def label_tables(
+    names: Sequence[str],
+    train_counts: Sequence[int],
+    each: Mapping[str, Any],
+    examples: int,
+    extremes: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> list[str]:
+    """Each label's numbers, most frequent first, and before them those of the best and the worst.
 
     Of a long list, labels without a test example, which have no numbers, and then the middle are
     left out.
     """
+
+    def rows(order: Sequence[int]) -> list[list[str]]:
+        return [
+            [
+                plain(names[c]),
+                f"{train_counts[c]:,}",
+                f"{each['positives'][c]:,}",
+                f"{each['positives'][c] / examples:.4f}",
+                *(_number(each[key][c]) for key in ("average_precision", "auc", "f1")),
+            ]
+            for c in order
+        ]
+
+    header = ["label", "train", "test", "base rate", "AP", "AUC", "F1 at 0.5"]
+    best, worst = extremes
+    tables = []
+    if best:
+        tables.append(f"The {len(best)} best labels:\n\n{table(header, rows(best))}")
+    if worst:
+        heading = f"The {len(worst)} worst, the very worst first:"
+        tables.append(f"{heading}\n\n{table(header, rows(worst))}")
     order = sorted(range(len(names)), key=lambda c: (-train_counts[c], c))
     title = f"All {len(names)} labels"
     if len(names) > LABELS_SHOWN:
@@ -185,18 +210,8 @@ def label_table(
         half = LABELS_SHOWN // 2
         title = f"The {half} most frequent and the {half} rarest of {title[0].lower()}{title[1:]}"
         order = order[:half] + order[-half:]
-    rows = [
-        [
-            plain(names[c]),
-            f"{train_counts[c]:,}",
-            f"{each['positives'][c]:,}",
-            f"{each['positives'][c] / examples:.4f}",
-            *(_number(each[key][c]) for key in ("average_precision", "auc", "f1")),
-        ]
-        for c in order
-    ]
-    header = ["label", "train", "test", "base rate", "AP", "AUC", "F1 at 0.5"]
-    return f"<details><summary>{title}</summary>\n\n{table(header, rows)}\n\n</details>"
+    folded = f"<details><summary>{title}</summary>\n\n{table(header, rows(order))}\n\n</details>"
+    return [*tables, folded]
 
 
 def similarity_table(similarities: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:

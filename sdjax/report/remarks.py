@@ -7,9 +7,9 @@ from numpy.typing import NDArray
 
 from sdjax import relations
 from sdjax.report import figures, pairs
+from sdjax.report.label_scatter import FEWEST_POSITIVES
 
 LEAST_DIFFERENCE = 0.01  # of similarities, and of weights, that is more than chance
-FEWEST_POSITIVES = 5  # of a label whose average precision is more than chance
 NAMES_SHOWN = 5
 
 

@@ -88,6 +88,19 @@ class _Checked:
     embeddings: dict[str, NDArray[Any]]  # of test, "h" and, where there are any, projections "z"
     per_label: dict[str, list[Any]]
 
+    @property
+    def average_precision(self) -> NDArray[np.float64]:
+        """Of each label; NaN where it is not defined."""
+        return np.array(self.per_label["average_precision"], np.float64)
+
+    @property
+    def extremes(self) -> tuple[list[int], list[int]]:
+        """The best labels and the worst ones, where the figure cannot name all."""
+        positives = np.array(self.per_label["positives"])
+        if (positives > 0).sum() <= label_scatter.ANNOTATE_UP_TO:
+            return [], []
+        return label_scatter.extremes(self.average_precision, positives)
+
 
 def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
     """Writes report/report.md and its figures under `workdir`, in place of an earlier report.
@@ -145,8 +158,9 @@ def _label_figure(data: _Checked, names: Sequence[str]) -> Figure | None:
     return label_scatter.label_scatter(
         data.train_counts.astype(np.float64),
         np.array(data.per_label["positives"]) / data.num_test,
-        np.array(data.per_label["average_precision"], np.float64),
+        data.average_precision,
         names,
+        [place for part in data.extremes for place in part],
     )
 
 
@@ -231,8 +245,8 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
                 "No label has a positive test example: nothing to show."),
         _worse_than_chance(inputs, data),
         f"All labels: [{PER_LABEL}]({PER_LABEL}), F1 at a threshold of 0.5.",
-        markdown.label_table(inputs.label_names, data.train_counts.tolist(), data.per_label,
-                             data.num_test),
+        *markdown.label_tables(inputs.label_names, data.train_counts.tolist(), data.per_label,
+                               data.num_test, data.extremes),
         "## Relations between the label sets",
         _figure(shown, SHARES, "Share of the five relations", captions.shares(table),
                 "The training set has fewer than two examples: no pairs."),
@@ -250,10 +264,9 @@ def _figure(shown: set[str], name: str, alt: str, caption: str, otherwise: str) 
 
 
 def _worse_than_chance(inputs: ReportInputs, data: _Checked) -> str:
-    each = data.per_label
-    precision = np.array(each["average_precision"], np.float64)
+    positives = np.array(data.per_label["positives"])
     return remarks.worse_than_chance(
-        inputs.label_names, precision, np.array(each["positives"]), data.num_test
+        inputs.label_names, data.average_precision, positives, data.num_test
     )
 
 

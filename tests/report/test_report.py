@@ -12,7 +12,7 @@ from imports import assert_not_loaded
 from matplotlib.image import imread
 
 from sdjax import LabelIndices, metrics
-from sdjax.report import embedding, figures, report
+from sdjax.report import embedding, figures, label_scatter, report
 
 FIGURES = {report.LEARNING, report.SHARES, report.WEIGHTS, report.LABELS, report.MAP}
 
@@ -162,7 +162,8 @@ def test_long_label_tables_are_cut(tmp_path, undrawn):
     test[0], test[:, :10] = 1, 0
     path = report.write_report(tmp_path, dataclasses.replace(inputs, test_labels=test))
     text = path.read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| label ")]
+    folded = text.partition("<details>")[2]
+    rows = [line for line in folded.splitlines() if line.startswith("| label ")]
     assert len(rows) == 101  # and the header
     assert not any("–" in row for row in rows)
     title = "50 most frequent and the 50 rarest of the 120 of 130 labels that have a test example"
@@ -170,6 +171,22 @@ def test_long_label_tables_are_cut(tmp_path, undrawn):
     test[:, :100] = 0
     path = report.write_report(tmp_path, dataclasses.replace(inputs, test_labels=test))
     assert "The 30 of 130 labels that have a test example" in path.read_text(encoding="utf-8")
+
+
+def test_the_best_and_the_worst_of_many_labels_are_listed(tmp_path, undrawn):
+    inputs = make_inputs(examples=400, labels=150, rate=0.05)
+    each = metrics.per_label(inputs.test_labels, inputs.test_scores)
+    ap = np.array(each["average_precision"], np.float64)
+    best, worst = label_scatter.extremes(ap, np.array(each["positives"]))
+    text = report.write_report(tmp_path, inputs).read_text(encoding="utf-8")
+    for title, order in (("The 8 best labels:", best), ("The 8 worst, the very", worst)):
+        lines = text.partition(title)[2].splitlines()[4:12]
+        assert [line.split(" | ")[0] for line in lines] == [f"| label {c}" for c in order]
+        assert [line.split(" | ")[4] for line in lines] == [f"{ap[c]:.4f}" for c in order]
+    assert "Named are the best and the worst of the labels with at least 5 test" in text
+    few = report.write_report(tmp_path, make_inputs()).read_text(encoding="utf-8")
+    assert "best labels" not in few
+    assert "Named are" not in few
 
 
 def test_the_tested_step_is_said(tmp_path, undrawn):

@@ -5,6 +5,7 @@ same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; e
 --coordinator, --num_processes and --process_id (docs/scaling.md).
 """
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -67,11 +68,17 @@ def main(argv: list[str]) -> None:
             print(_summary(setup, workdir), file=sys.stderr, flush=True)
         setup = training.select(setup, workdir)
         state = training.train(setup, workdir, profile=_PROFILE.value)
-        results = training.score(setup, state, workdir)
+        results = training.score(setup, state, workdir, command=_command())
         if results is not None:
             training.print_results(results, Console())
             print(f"Results  {workdir / 'results.json'}")
             print(f"Report   {workdir / 'report' / 'report.md'}")
+
+
+def _command() -> str:
+    """The command as it was typed, but for the path of Python."""
+    interpreter, *arguments = sys.orig_argv
+    return shlex.join([Path(interpreter).name, *arguments])
 
 
 def _summary(setup: "Setup", workdir: Path) -> str:

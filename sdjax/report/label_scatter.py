@@ -4,8 +4,10 @@ import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from numpy.typing import NDArray
 
@@ -15,12 +17,35 @@ ANNOTATE_UP_TO = 60  # labels
 STEMS_UP_TO = 120
 LOG_FROM = 20  # ratio of the largest to the smallest count
 BINS = 8
+EXTREMES = 8  # best and worst labels that are named where not all are
+FEWEST_POSITIVES = 5  # of a label whose average precision is more than chance
 
 Floats = NDArray[np.floating]
 
 
+def extremes(
+    average_precision: Floats, positives: NDArray[np.integer]
+) -> tuple[list[int], list[int]]:
+    """The labels of highest, and of lowest average precision, the very best and worst first.
+
+    They are of the labels with at least 5 test positives, of which half at most are either.
+
+    Args:
+      average_precision: [C]; NaN where it is not defined.
+      positives: test examples with the label, [C].
+    """
+    known = np.flatnonzero(np.isfinite(average_precision) & (positives >= FEWEST_POSITIVES))
+    order = known[np.argsort(-average_precision[known], kind="stable")].tolist()
+    number = min(EXTREMES, len(order) // 2)
+    return order[:number], order[::-1][:number]
+
+
 def label_scatter(
-    train_counts: Floats, base_rates: Floats, average_precision: Floats, names: Sequence[str]
+    train_counts: Floats,
+    base_rates: Floats,
+    average_precision: Floats,
+    names: Sequence[str],
+    named: Sequence[int] = (),
 ) -> Figure | None:
     """Average precision against training frequency, with the base rate as reference.
 
@@ -29,6 +54,7 @@ def label_scatter(
       base_rates: [C], share of the test examples that have the label.
       average_precision: [C]; NaN for labels without a test positive, which are left out.
       names: C label names.
+      named: labels to name where there are too many to name them all.
 
     Returns:
       The figure, or None when no label has a test positive.
@@ -65,8 +91,11 @@ def label_scatter(
     for handle in legend.legend_handles:
         if handle is not None:
             handle.set_alpha(1)
+    texts = [names[int(c)] for c in known]
     if len(known) <= ANNOTATE_UP_TO:
-        _annotate(figure, axes, counts, ap, base, [names[int(c)] for c in known])
+        _annotate(figure, axes, counts, ap, base, texts)
+    elif len(named):
+        _annotate_some(figure, axes, counts, ap, texts, np.flatnonzero(np.isin(known, named)))
     return figure
 
 
@@ -130,9 +159,61 @@ def _annotate(
             text.remove()
 
 
-def _offsets(width: float, height: float) -> Iterator[tuple[float, float]]:
+def _annotate_some(
+    figure: Figure,
+    axes: Axes,
+    counts: Floats,
+    ap: Floats,
+    names: Sequence[str],
+    chosen: NDArray[np.intp],
+) -> None:
+    """Names the `chosen` points, each by a line to a place where it covers no other name."""
+    axes.scatter(counts[chosen], ap[chosen], s=40, facecolor="none", edgecolor="black",
+                 linewidth=0.9, zorder=5)  # fmt: skip
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    inside, pixel = axes.get_window_extent(), figure.dpi / 72
+    points = axes.transData.transform(np.column_stack([counts[chosen], ap[chosen]]))
+    taken = [_box(x, y, 4 * pixel, 4 * pixel) for x, y in points]
+    halo = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+    for i in chosen[np.argsort(-ap[chosen], kind="stable")]:
+        text = axes.annotate(figures.drawable(names[int(i)], 24), (counts[i], ap[i]), xytext=(0, 0),
+                             textcoords="offset points", fontsize=7.5, color="black",
+                             parse_math=False, annotation_clip=False, path_effects=halo, zorder=6,
+                             arrowprops={"arrowstyle": "-", "linewidth": 0.6, "shrinkB": 3,
+                                         "color": figures.DARK_GRAY})  # fmt: skip
+        text.get_window_extent()  # finds its position; the extent itself has the line in it
+        extent = Text.get_window_extent(text)
+        box, place = _free_place(extent, pixel, inside, taken)
+        text.set_position(place)
+        taken.append(box)
+
+
+def _free_place(
+    extent: Bbox, pixel: float, inside: Bbox, taken: Sequence[Bbox]
+) -> tuple[Bbox, tuple[float, float]]:
+    """Where a text covers fewest of the boxes in `taken`, and of such places the nearest one."""
+    found = []
+    for offset in _offsets(extent.width / pixel, extent.height / pixel, (5, 10, 20, 35, 55, 80)):
+        box = extent.translated(offset[0] * pixel, offset[1] * pixel)
+        outside = not (
+            inside.x0 <= box.x0
+            and box.x1 <= inside.x1
+            and inside.y0 <= box.y0
+            and box.y1 <= inside.y1
+        )
+        found.append((outside, box.count_overlaps(taken), len(found), box, offset))
+        if not outside and not found[-1][1]:
+            break
+    *_, box, offset = min(found)
+    return box, offset
+
+
+def _offsets(
+    width: float, height: float, gaps: Sequence[float] = (5, 7)
+) -> Iterator[tuple[float, float]]:
     """Where the lower left corner of a text may lie, in points from its mark; near ones first."""
-    for gap in (5, 7):
+    for gap in gaps:
         yield gap, -height / 2 + 1
         yield -gap - width, -height / 2 + 1
         yield -width / 2, gap

@@ -33,6 +33,38 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cells) + " |" for cells in [header, marks, *rows])
 
 
+def facts_list(facts: Mapping[str, str]) -> str:
+    """How the run was made, an item each; a command as code."""
+    return "\n".join(
+        f"- **{plain(name)}**: " + (f"`{text}`" if name == "Command" else plain(text))
+        for name, text in facts.items()
+    )
+
+
+def thresholds_text(results: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """The tuned thresholds, what they were tuned for, and what they do on test."""
+    tuned = list((results.get("thresholds") or {}).values())
+    if not tuned:
+        return ""
+    if config.get("thresholds") == "per_label":
+        text = (
+            f"Tuned thresholds: one for each label, from {min(tuned):.4f} to {max(tuned):.4f}, "
+            "that maximises the label's F1 on validation; for labels with fewer than 5 examples "
+            "there, the one that maximises micro-F1."
+        )
+        metric, these = "macro_f1", "them"
+    else:
+        text = (
+            f"Tuned threshold: {tuned[0]:.4f} for all labels, which maximises micro-F1 on "
+            "validation."
+        )
+        metric, these = "micro_f1", "it"
+    fixed, own = (results.get(split, {}).get(metric) for split in ("test", "test_tuned"))
+    if not (_is_number(fixed) and _is_number(own)):
+        return text
+    return f"{text} On test {plain(metric)} is {own:.4f} with {these}, and {fixed:.4f} at 0.5."
+
+
 def summary(
     results: Mapping[str, Any],
     config: Mapping[str, Any],
@@ -136,14 +168,39 @@ def groups_table(results: Mapping[str, Any]) -> str:
     return table(header + (["macro\\_f1, tuned"] if tuned else []), rows)
 
 
-def label_table(
-    names: Sequence[str], train_counts: Sequence[int], each: Mapping[str, Any], examples: int
-) -> str:
-    """Each label's numbers, most frequent first.
+def label_tables(
+    names: Sequence[str],
+    train_counts: Sequence[int],
+    each: Mapping[str, Any],
+    examples: int,
+    extremes: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> list[str]:
+    """Each label's numbers, most frequent first, and before them those of the best and the worst.
 
     Of a long list, labels without a test example, which have no numbers, and then the middle are
     left out.
     """
+
+    def rows(order: Sequence[int]) -> list[list[str]]:
+        return [
+            [
+                plain(names[c]),
+                f"{train_counts[c]:,}",
+                f"{each['positives'][c]:,}",
+                f"{each['positives'][c] / examples:.4f}",
+                *(_number(each[key][c]) for key in ("average_precision", "auc", "f1")),
+            ]
+            for c in order
+        ]
+
+    header = ["label", "train", "test", "base rate", "AP", "AUC", "F1 at 0.5"]
+    best, worst = extremes
+    tables = []
+    if best:
+        tables.append(f"The {len(best)} best labels:\n\n{table(header, rows(best))}")
+    if worst:
+        heading = f"The {len(worst)} worst, the very worst first:"
+        tables.append(f"{heading}\n\n{table(header, rows(worst))}")
     order = sorted(range(len(names)), key=lambda c: (-train_counts[c], c))
     title = f"All {len(names)} labels"
     if len(names) > LABELS_SHOWN:
@@ -153,29 +210,25 @@ def label_table(
         half = LABELS_SHOWN // 2
         title = f"The {half} most frequent and the {half} rarest of {title[0].lower()}{title[1:]}"
         order = order[:half] + order[-half:]
-    rows = [
-        [
-            plain(names[c]),
-            f"{train_counts[c]:,}",
-            f"{each['positives'][c]:,}",
-            f"{each['positives'][c] / examples:.4f}",
-            *(_number(each[key][c]) for key in ("average_precision", "auc", "f1")),
-        ]
-        for c in order
-    ]
-    header = ["label", "train", "test", "base rate", "AP", "AUC", "F1 at 0.5"]
-    return f"<details><summary>{title}</summary>\n\n{table(header, rows)}\n\n</details>"
+    folded = f"<details><summary>{title}</summary>\n\n{table(header, rows(order))}\n\n</details>"
+    return [*tables, folded]
 
 
-def similarity_table(similarity: Mapping[int, tuple[float, float]]) -> str:
-    """Cosine similarity of test pairs in each relation."""
-    rows = [
-        [style.name, *(f"{value:.3f}" for value in similarity.get(code, ()))]
-        for code, style in figures.RELATIONS.items()
-    ]
-    rows = [row if len(row) == 3 else [row[0], "no pairs", ""] for row in rows]
-    text = table(["relation", "mean cosine similarity", "standard deviation"], rows)
-    return text + "\n\n*Pairs of test examples. R2 should lie highest and R1 lowest.*"
+def similarity_table(similarities: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
+    """Cosine similarity of test pairs in each relation, of embeddings by their names."""
+    header = ["relation"]
+    for name in similarities:
+        of = f" of {name}" if len(similarities) > 1 else ""
+        header += [f"mean cosine similarity{of}", "standard deviation"]
+    rows = []
+    for code, style in figures.RELATIONS.items():
+        cells = [style.name]
+        for similarity in similarities.values():
+            found = similarity.get(code)
+            cells += [f"{x:.3f}" for x in found] if found else ["no pairs", ""]
+        rows.append(cells)
+    note = "*Pairs of test examples. R2 should lie highest and R1 lowest.*"
+    return f"{table(header, rows)}\n\n{note}"
 
 
 def config_block(config: Mapping[str, Any]) -> str:

@@ -103,6 +103,7 @@ def relation_shares(table: PairTable) -> Figure | None:
     parts.invert_yaxis()
     parts.set_xlim(0, 125 * max(totals[1:].max() / positive, 0.01))
     parts.set_xticks([tick for tick in parts.get_xticks() if 0 <= tick <= 100])
+    parts.spines["bottom"].set_bounds(0, min(100, parts.get_xlim()[1]))
     parts.set_xlabel("% of the pairs that share a label", fontsize=9)
     figures.panel_title(parts, f"the {totals[1:].sum():,} pairs that share a label (positives)")
     parts.tick_params(labelsize=9)

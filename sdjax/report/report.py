@@ -1,7 +1,7 @@
 """The report of one run: report.md and its figures, from plain arrays and records."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,27 @@ from sdjax import labels as labels_lib
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
-from sdjax.report import curves, embedding, figures, label_scatter, markdown, pairs
+from sdjax.report import (
+    captions,
+    curves,
+    embedding,
+    figures,
+    label_scatter,
+    markdown,
+    pairs,
+    remarks,
+)
 
 PER_LABEL = "per_label.csv"
-LEARNING, SHARES, WEIGHTS, LABELS, MAP = (
+LEARNING, SHARES, WEIGHTS, LABELS, MAP, PROJECTION_MAP = (
     "learning_curves.png",
     "relation_shares.png",
     "relation_weights.png",
     "labels.png",
     "embedding_map.png",
+    "projection_map.png",
 )
+MAPS = {"h": MAP, "z": PROJECTION_MAP}
 
 
 @dataclass
@@ -46,6 +57,8 @@ class ReportInputs:
       config: the run's configuration, as `json.dumps` takes it.
       tested_step: step of the last phase whose parameters "test" and the test arrays are of.
       tested_by: name of the validation metric that chose that step ("mAP"); "" for the last step.
+      test_projections: [N, D], what the contrastive loss compares, where there is one.
+      facts: how the run was made, as {"Devices": "8 TPU v5e", ...}; the "Command" among them.
     """
 
     title: str
@@ -60,6 +73,8 @@ class ReportInputs:
     config: Mapping[str, Any]
     tested_step: int | None = None
     tested_by: str = ""
+    test_projections: ArrayLike | None = None
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -70,8 +85,21 @@ class _Checked:
     train_counts: NDArray[np.integer]
     test_labels: LabelSets
     num_test: int
-    test_embeddings: NDArray[Any]
+    embeddings: dict[str, NDArray[Any]]  # of test, "h" and, where there are any, projections "z"
     per_label: dict[str, list[Any]]
+
+    @property
+    def average_precision(self) -> NDArray[np.float64]:
+        """Of each label; NaN where it is not defined."""
+        return np.array(self.per_label["average_precision"], np.float64)
+
+    @property
+    def extremes(self) -> tuple[list[int], list[int]]:
+        """The best labels and the worst ones, where the figure cannot name all."""
+        positives = np.array(self.per_label["positives"])
+        if (positives > 0).sum() <= label_scatter.ANNOTATE_UP_TO:
+            return [], []
+        return label_scatter.extremes(self.average_precision, positives)
 
 
 def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
@@ -96,12 +124,18 @@ def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
         SHARES: pairs.relation_shares(table),
         WEIGHTS: pairs.relation_weights(table, inputs.loss, _jaccard_threshold(inputs.config)),
         LABELS: _label_figure(data, inputs.label_names),
-        MAP: embedding.embedding_map(data.test_labels, data.test_embeddings, inputs.label_names),
     }
+    for name, file in MAPS.items():
+        found = data.embeddings.get(name)
+        drawn[file] = (
+            found
+            if found is None
+            else embedding.embedding_map(data.test_labels, found, inputs.label_names)
+        )
     for name, figure in drawn.items():
         _write_figure(directory / name, figure)
     shown = {name for name, figure in drawn.items() if figure is not None}
-    _per_label_frame(inputs.label_names, data).to_csv(directory / PER_LABEL, index=False)
+    _per_label_frame(inputs, data).to_csv(directory / PER_LABEL, index=False)
     path = directory / "report.md"
     path.write_text(_text(inputs, data, table, shown), encoding="utf-8")
     return path
@@ -124,24 +158,24 @@ def _label_figure(data: _Checked, names: Sequence[str]) -> Figure | None:
     return label_scatter.label_scatter(
         data.train_counts.astype(np.float64),
         np.array(data.per_label["positives"]) / data.num_test,
-        np.array(data.per_label["average_precision"], np.float64),
+        data.average_precision,
         names,
+        [place for part in data.extremes for place in part],
     )
 
 
-def _per_label_frame(label_names: Sequence[str], data: _Checked) -> pd.DataFrame:
+def _per_label_frame(inputs: ReportInputs, data: _Checked) -> pd.DataFrame:
     """All that is known of each label, a row each: the report's table shows a choice of them."""
-    columns = {"label": list(label_names), "train_count": data.train_counts}
-    return pd.DataFrame(
-        {
-            **columns,
-            "test_count": data.per_label["positives"],
-            **{
-                name: data.per_label[name]
-                for name in ("average_precision", "auc", "f1", "predicted")
-            },
-        }
-    )
+    names, tuned = list(inputs.label_names), inputs.results.get("thresholds")
+    columns = {
+        "label": names,
+        "train_count": data.train_counts,
+        "test_count": data.per_label["positives"],
+    }
+    columns |= {k: data.per_label[k] for k in ("average_precision", "auc", "f1", "predicted")}
+    if tuned:
+        columns["tuned_threshold"] = [tuned[name] for name in names]
+    return pd.DataFrame(columns)
 
 
 def _check(inputs: ReportInputs) -> _Checked:
@@ -149,17 +183,25 @@ def _check(inputs: ReportInputs) -> _Checked:
     train = _check_labels("train_labels", inputs.train_labels, num_labels)
     test = _check_labels("test_labels", inputs.test_labels, num_labels)
     num_test = label_sets.num_rows(test)
-    embeddings = np.asarray(inputs.test_embeddings)
+    embeddings = {"h": _check_embeddings("test_embeddings", inputs.test_embeddings, num_test)}
+    if inputs.test_projections is not None:
+        z = _check_embeddings("test_projections", inputs.test_projections, num_test)
+        embeddings["z"] = z
+    each = metrics.per_label(test, inputs.test_scores)
+    return _Checked(train, label_sets.counts(train), test, num_test, embeddings, each)
+
+
+def _check_embeddings(name: str, given: ArrayLike, num_test: int) -> NDArray[Any]:
+    embeddings = np.asarray(given)
     if embeddings.ndim != 2 or len(embeddings) != num_test:
         raise InputError(
-            f"test_embeddings must be [{num_test}, D], a row for each of test_labels; "
+            f"{name} must be [{num_test}, D], a row for each of test_labels; "
             f"got shape {embeddings.shape}."
         )
     if not np.isfinite(embeddings).all():
         row, column = np.argwhere(~np.isfinite(embeddings))[0]
-        raise InputError(f"test_embeddings must be finite; row {row}, column {column} is not.")
-    each = metrics.per_label(test, inputs.test_scores)
-    return _Checked(train, label_sets.counts(train), test, num_test, embeddings, each)
+        raise InputError(f"{name} must be finite; row {row}, column {column} is not.")
+    return embeddings
 
 
 def _check_labels(name: str, labels: ArrayLike | LabelIndices, num_labels: int) -> LabelSets:
@@ -179,6 +221,7 @@ def _check_labels(name: str, labels: ArrayLike | LabelIndices, num_labels: int) 
 
 
 def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: set[str]) -> str:
+    num_labels = sum(count > 0 for count in data.per_label["positives"])
     sections = [
         f"# {markdown.plain(inputs.title)}: {markdown.plain(inputs.loss)}",
         markdown.summary(
@@ -188,27 +231,28 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
             data.test_labels,
             markdown.tested(inputs.tested_step, inputs.tested_by),
         ),
+        markdown.facts_list(inputs.facts),
         "## Results",
         markdown.results_table(inputs.results),
+        markdown.thresholds_text(inputs.results, inputs.config),
         markdown.baselines_text(inputs.results),
         markdown.groups_table(inputs.results),
         "## Training",
-        _figure(shown, LEARNING, "Learning curves", _LEARNING_TEXT,
+        _figure(shown, LEARNING, "Learning curves", captions.LEARNING,
                 "The history holds no loss and no validation metric: no learning curves."),
         "## Labels",
-        _figure(shown, LABELS, "Average precision of each label", _labels_text(data),
+        _figure(shown, LABELS, "Average precision of each label", captions.labels(num_labels),
                 "No label has a positive test example: nothing to show."),
+        _worse_than_chance(inputs, data),
         f"All labels: [{PER_LABEL}]({PER_LABEL}), F1 at a threshold of 0.5.",
-        markdown.label_table(inputs.label_names, data.train_counts.tolist(), data.per_label,
-                             data.num_test),
+        *markdown.label_tables(inputs.label_names, data.train_counts.tolist(), data.per_label,
+                               data.num_test, data.extremes),
         "## Relations between the label sets",
-        _figure(shown, SHARES, "Share of the five relations", _shares_text(table),
+        _figure(shown, SHARES, "Share of the five relations", captions.shares(table),
                 "The training set has fewer than two examples: no pairs."),
-        _figure(shown, WEIGHTS, "Weights of the relations", _WEIGHTS_TEXT, ""),
+        _figure(shown, WEIGHTS, "Weights of the relations", captions.WEIGHTS, ""),
         "## Embeddings",
-        _figure(shown, MAP, "Map of the test embeddings", _map_text(data.num_test),
-                "" if MAP in shown else _no_map(data)),
-        _similarity_section(data),
+        *_embedding_sections(inputs, data, shown),
         "## Configuration",
         markdown.config_block(inputs.config),
     ]  # fmt: skip
@@ -219,75 +263,44 @@ def _figure(shown: set[str], name: str, alt: str, caption: str, otherwise: str) 
     return f"![{alt}]({name})\n\n*{caption}*" if name in shown else otherwise
 
 
-def _similarity_section(data: _Checked) -> str:
-    similarity = embedding.similarity_by_relation(data.test_labels, data.test_embeddings)
-    return markdown.similarity_table(similarity) if similarity else ""
+def _worse_than_chance(inputs: ReportInputs, data: _Checked) -> str:
+    positives = np.array(data.per_label["positives"])
+    return remarks.worse_than_chance(
+        inputs.label_names, data.average_precision, positives, data.num_test
+    )
 
 
-def _no_map(data: _Checked) -> str:
-    if data.num_test > 1 and embedding.has_collapsed(data.test_embeddings):
+def _embedding_sections(inputs: ReportInputs, data: _Checked, shown: set[str]) -> list[str]:
+    """Maps of h and z, their similarities by relation, and whether these are as they should be."""
+    sections = []
+    if len(data.embeddings) > 1:
+        stale = captions.STALE_PROJECTION if inputs.config.get("recipe") == "finetune" else ""
+        sections.append(captions.EMBEDDINGS + stale)
+    similarities = {}
+    table = pairs.pair_table(data.test_labels, embedding.SIMILARITY_ROWS)
+    threshold = _jaccard_threshold(inputs.config)
+    weights = remarks.weights_by_relation(inputs.loss, table, threshold)
+    notes = []
+    for name, embeddings in data.embeddings.items():
+        caption = captions.embedding_map(name, data.num_test)
+        otherwise = "" if MAPS[name] in shown else _no_map(name, embeddings)
+        sections.append(
+            _figure(shown, MAPS[name], f"Map of {name} of the test examples", caption, otherwise)
+        )
+        similarity = embedding.similarity_by_relation(data.test_labels, embeddings)
+        if similarity:
+            similarities[name] = similarity
+            notes.append(remarks.order_of_similarities(name, similarity, weights))
+    if similarities:
+        sections.append(markdown.similarity_table(similarities))
+    return [*sections, *(f"**{markdown.plain(note)}**" for note in notes if note)]
+
+
+def _no_map(name: str, embeddings: NDArray[Any]) -> str:
+    part = {"h": "encoder", "z": "projection"}[name]
+    if len(embeddings) > 1 and embedding.has_collapsed(embeddings):
         return (
-            "All test embeddings point in the same direction: **the encoder has collapsed**, and "
-            "there is no map to draw."
+            f"All test embeddings {name} point in the same direction: **the {part} has "
+            "collapsed**, and there is no map to draw."
         )
     return "Fewer than two test examples, or none with a label: no map."
-
-
-_LEARNING_TEXT = (
-    "Above: the training loss of each phase, on its own scale; where a phase adds two losses, "
-    "their sum and each of them. A value is the mean over the steps since the one before; where "
-    "there are many, the pale line holds them and the dark one their running mean. Below: metrics "
-    "on the validation split; the star marks the best mAP, the dashed line, where it is known, the "
-    "step that was tested, and phases, where there are several, are named at the top of their "
-    "stretch."
-)
-_WEIGHTS_TEXT = (
-    "What each loss of the family makes of the training pairs, a panel a weight function. Dot and "
-    "number: mean weight over the pairs of that relation; thick bar: the middle half; thin line: "
-    "from least to greatest. R1 has weight 0 in all of them. MulSupCon is missing because its "
-    "weights depend on the batch."
-)
-
-
-def _labels_text(data: _Checked) -> str:
-    num_labels = sum(count > 0 for count in data.per_label["positives"])
-    text = (
-        "Each dot is a label that has a positive test example; labels to the left are rare in "
-        "training. The red dash is the label's share of the test examples, which is the average "
-        "precision of a random ranking: what lies between the two is what the model has learnt."
-    )
-    if num_labels > label_scatter.STEMS_UP_TO:
-        return text + " The lines are means over labels of like frequency."
-    if num_labels <= label_scatter.ANNOTATE_UP_TO:
-        return text + " A name that would cover something is left out; the table has them all."
-    return text
-
-
-def _shares_text(table: pairs.PairTable) -> str:
-    sampled = (
-        f" Counted in {table.rows:,} of {table.of_rows:,} rows, drawn at random."
-        if table.rows < table.of_rows
-        else ""
-    )
-    meanings = "; ".join(f"{s.name}: {s.meaning}" for s in figures.RELATIONS.values())
-    return (
-        "Every ordered pair (anchor, candidate) of training examples stands in one of five "
-        f"relations. {meanings}. Above: all pairs; below: only the pairs that share a label, "
-        f"which a contrastive loss pulls together. R4 and R5 mirror each other.{sampled}"
-    )
-
-
-def _map_text(num_examples: int) -> str:
-    sampled = (
-        f" Shown are {embedding.MAX_POINTS:,} of {num_examples:,} examples, drawn at random."
-        if num_examples > embedding.MAX_POINTS
-        else ""
-    )
-    return (
-        "The test embeddings, scaled to unit length, on their first two principal components: the "
-        "same points in every panel, coloured by their relation to that panel's anchor (star). "
-        "Below each panel: how many examples stand in each relation. A good embedding has R2 next "
-        "to the star, R3 to R5 around it by how much they share, R1 (gray) far off. Two "
-        "components show only the stated part of the variance; the table below is of the full "
-        f"embedding.{sampled}"
-    )

@@ -19,7 +19,7 @@ from sdjax.training.recipes import Phase
 from sdjax.training.state import TrainState, Weights
 
 Array = jax.Array
-Forward = Callable[[Weights, Any], tuple[Array, Array]]
+Forward = Callable[[Weights, Any], tuple[Array, ...]]
 
 # Of the views of validation examples: the same at every step, so that its curve is smooth.
 _VIEWS_SEED = 0
@@ -30,31 +30,41 @@ class Outputs(NamedTuple):
 
     Attributes:
       scores: probabilities of the labels, float32 [N, C].
-      embeddings: representations of the encoder, float32 [N, H]; those of several members stand
+      embeddings: representations h of the encoder, float32 [N, H]; those of several members stand
         side by side.
+      projections: embeddings z that the contrastive loss compares, of unit length, float32 [N, D],
+        side by side likewise; None where they were not asked for.
     """
 
     scores: np.ndarray
     embeddings: np.ndarray
+    projections: np.ndarray | None = None
 
 
 @functools.lru_cache(maxsize=32)
-def make_forward(graph: nnx.GraphDef, mesh: Mesh | None = None) -> Forward:
+def make_forward(
+    graph: nnx.GraphDef, mesh: Mesh | None = None, *, projects: bool = False
+) -> Forward:
     """The jitted model, as a function of (weights, x) -> (scores, embeddings).
 
-    On a mesh, every device and so every process gets the outputs of the whole batch.
+    Where it `projects`, projections are a third result. On a mesh, every device and so every
+    process gets the outputs of the whole batch.
     """
 
-    def member(weights: Weights, x: Any) -> tuple[Array, Array]:
+    def member(weights: Weights, x: Any) -> tuple[Array, ...]:
         model = nnx.merge(graph, *weights)
         representation = model.encode(x)
-        return model.classify(representation), representation
+        if not projects:
+            return model.classify(representation), representation
+        z = model.project(representation)
+        z /= jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
+        return model.classify(representation), representation, z
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh) if mesh else None)
-    def forward(weights: Weights, x: Any) -> tuple[Array, Array]:
-        logits, representations = jax.vmap(member, in_axes=(0, None))(weights, x)
-        embeddings = jnp.moveaxis(representations, 0, 1).reshape(representations.shape[1], -1)
-        return jax.nn.sigmoid(logits.mean(axis=0)), embeddings
+    def forward(weights: Weights, x: Any) -> tuple[Array, ...]:
+        logits, *vectors = jax.vmap(member, in_axes=(0, None))(weights, x)
+        scores = jax.nn.sigmoid(logits.mean(axis=0))
+        return scores, *(jnp.moveaxis(v, 0, 1).reshape(v.shape[1], -1) for v in vectors)
 
     return forward
 
@@ -62,7 +72,7 @@ def make_forward(graph: nnx.GraphDef, mesh: Mesh | None = None) -> Forward:
 def run_model(
     forward: Forward, weights: Weights, source: Source, batch_size: int, mesh: Mesh
 ) -> Outputs:
-    """Scores and embeddings of every example of `source`, in order."""
+    """What `forward` gives of every example of `source`, in order."""
     parts = []
     rows = rows_of_process(batch_size, mesh)
     for batch in evaluation_batches(source, batch_size, rows=rows):
@@ -71,8 +81,7 @@ def run_model(
         # Padding, if any, ends the last batch.
         left = len(source) - batch_size * len(parts)
         parts.append([output[:left] for output in outputs])
-    scores, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Outputs(scores, embeddings)
+    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
 
 @functools.lru_cache(maxsize=32)

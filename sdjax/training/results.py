@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +13,16 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sdjax import label_sets
+from sdjax import __version__, label_sets
 from sdjax import metrics as metrics_lib
-from sdjax.config import Config, ReportConfig
+from sdjax.config import ReportConfig
 from sdjax.data import Dataset, Source
 from sdjax.label_sets import LabelSets
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.evaluate import Outputs
 from sdjax.training.logbook import RECORDS, read_records
+from sdjax.training.setup import Setup
+from sdjax.training.state import TrainState
 
 HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc", "p_at_1")
 
@@ -121,16 +124,17 @@ def _baselines(
 
 def write_report(
     workdir: Path,
-    config: Config,
-    dataset: Dataset,
+    setup: Setup,
+    state: TrainState,
     outputs: Outputs,
     results: dict[str, Any],
-    step: int,
+    command: str = "",
 ) -> Path:
-    """Writes `report/` on the model of `step`, and returns the path of its `report.md`."""
+    """Writes `report/` on `state`, and returns the path of its `report.md`."""
     # Plotting is imported where it is used: a model that only predicts needs none of it.
     from sdjax.report import report
 
+    config, dataset = setup.config, setup.dataset
     inputs = report.ReportInputs(
         title=dataset.name,
         loss="bce" if config.recipe == "bce" else config.loss.name,
@@ -142,10 +146,36 @@ def write_report(
         test_embeddings=outputs.embeddings,
         results=results,
         config=dataclasses.asdict(config),
-        tested_step=step,
+        tested_step=int(state.step),
         tested_by=config.select_by,
+        test_projections=outputs.projections,
+        facts=_facts(workdir, setup, state, command),
     )
     return report.write_report(workdir, inputs)
+
+
+def _facts(workdir: Path, setup: Setup, state: TrainState, command: str) -> dict[str, str]:
+    """How the run was made: its command, versions, time, parameters and devices."""
+    seconds = _seconds(workdir / RECORDS)
+    others = sum(map(_seconds, (workdir / workdir_lib.SELECTION).glob(f"*/{RECORDS}")))
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    members, processes = setup.config.model.members, jax.process_count()
+    python = platform.python_version()
+    facts = {
+        "Command": command,
+        "Versions": f"sdjax {__version__}, jax {jax.__version__}, Python {python}",
+        "Training took": f"{seconds:,.1f} seconds, with compilation and validation"
+        + (f"; candidates before it {others:,.1f} seconds" if others else ""),
+        "Parameters": f"{parameters:,}" + (f", of {members} members" if members > 1 else ""),
+        "Devices": f"{setup.mesh.size} {jax.devices()[0].device_kind}"
+        + (f", in {processes} processes" if processes > 1 else ""),
+    }
+    return {name: text for name, text in facts.items() if text}
+
+
+def _seconds(records: Path) -> float:
+    """What the training took whose records these are, over all attempts."""
+    return sum(record.get("seconds", 0.0) for record in read_records(records))
 
 
 def print_results(results: dict[str, Any], console: Console) -> None:

@@ -138,6 +138,7 @@ class _Running:
     ):
         self.setup, self.checkpoints, self.logbook = setup, checkpoints, logbook
         self.guard, self.profiler = guard, profiler
+        self._recorded = time.monotonic()
 
     def train_phase(self, phase: Phase, step: int, state: TrainState) -> TrainState:
         """The state at the end of `phase`, from the state after `step` steps of the run."""
@@ -180,10 +181,12 @@ class _Running:
                 continue
             # Before anything is saved: a broken state must not replace a sound one.
             means = finite_means(pending, step, phase)
-            seconds = max(time.monotonic() - started, 1e-9)
-            rate = len(pending) * setup.examples_per_step / seconds
+            now = time.monotonic()
+            rate = len(pending) * setup.examples_per_step / max(now - started, 1e-9)
             where = {"step": step, "epoch": done / setup.steps_per_epoch, "phase": phase.name}
             means["examples_per_second"] = rate
+            # Of all that was done since the last record: compilation, validation and saving too.
+            means["seconds"], self._recorded = now - self._recorded, now
             self.logbook.write({**where, "split": "train", **means})
             values = validate(state) if validates else None
             if values is not None:
@@ -236,19 +239,31 @@ def finite_means(pending: list[Metrics], step: int, phase: Phase) -> dict[str, f
     return {name: float(np.mean([each[name] for each in steps])) for name in steps[-1]}
 
 
-def outputs(setup: Setup, state: TrainState, source: data_lib.Source) -> Outputs:
-    """Scores and embeddings of every example of `source`, on every process."""
+def outputs(
+    setup: Setup, state: TrainState, source: data_lib.Source, *, projects: bool = False
+) -> Outputs:
+    """Scores and embeddings of every example of `source`, on every process; see `make_forward`."""
     batch_size = evaluation_batch_size(setup.config, len(source), setup.mesh)
-    forward = make_forward(setup.graph, setup.mesh)
+    forward = make_forward(setup.graph, setup.mesh, projects=projects)
     return run_model(forward, state.best, source, batch_size, setup.mesh)
 
 
-def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[str, Any] | None:
+def score(
+    setup: Setup, state: TrainState, workdir: Path | None = None, *, command: str = ""
+) -> dict[str, Any] | None:
     """The test figures of a trained state; with `workdir`, writes `results.json` and the report.
 
     Every process computes its share; process 0 writes, and has the result; others have None.
+
+    Args:
+      setup: of the run.
+      state: of `train`.
+      workdir: of the run; None writes nothing.
+      command: that made the run, for the report.
     """
-    tested = outputs(setup, state, setup.dataset.test)
+    contrasts = any(phase.contrastive for phase in setup.phases)
+    projects = contrasts and workdir is not None
+    tested = outputs(setup, state, setup.dataset.test, projects=projects)
     if not setup.refit:
         validation = outputs(setup, state, setup.dataset.validation).scores
     results = None
@@ -262,5 +277,5 @@ def score(setup: Setup, state: TrainState, workdir: Path | None = None) -> dict[
                 data = setup.dataset
                 fitted = (data.train,) if setup.refit else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)
-                write_report(workdir, setup.config, setup.dataset, tested, results, int(state.step))
+                write_report(workdir, setup, state, tested, results, command)
     return results

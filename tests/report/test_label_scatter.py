@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from matplotlib.text import Annotation
+from matplotlib.text import Annotation, Text
 
 from sdjax.report import figures, label_scatter
 
@@ -75,13 +75,52 @@ def test_a_few_labels_are_all_named():
     assert len(names_in(axes)) == 4
 
 
-def test_many_labels_have_means_instead_of_names():
+def test_many_labels_have_means():
     counts = np.random.default_rng(0).integers(0, 900, 500)
     _, axes, ap = draw(counts)
     assert names_in(axes) == []
     mean, base = (line.get_ydata() for line in axes.lines)
     assert ap.min() < mean.min() <= mean.max() < ap.max()
     assert base == pytest.approx(0.3 * mean)
+
+
+def test_the_best_and_the_worst_of_many_labels_are_named():
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 900, 374).astype(float)
+    ap, positives = rng.random(374), rng.integers(0, 30, 374)
+    ap[positives == 0] = np.nan
+    best, worst = label_scatter.extremes(ap, positives)
+    enough = positives >= 5
+    assert len(best) == len(worst) == label_scatter.EXTREMES
+    assert ap[best].tolist() == np.sort(ap[enough])[::-1][:8].tolist()
+    assert ap[worst].tolist() == np.sort(ap[enough])[:8].tolist()
+    names = [f"label number {c}" for c in range(374)]
+    figure = label_scatter.label_scatter(counts, positives / 100, ap, names, [*best, *worst])
+    (axes,) = figure.axes
+    texts = names_in(axes)
+    assert {text.get_text() for text in texts} == {names[c] for c in (*best, *worst)}
+    figure.canvas.draw()
+    boxes = [Text.get_window_extent(text) for text in texts]
+    for a, b in itertools.combinations(boxes, 2):
+        assert not a.overlaps(b)
+    for box in boxes:
+        assert axes.bbox.x0 <= box.x0 < box.x1 <= axes.bbox.x1
+        assert axes.bbox.y0 <= box.y0 < box.y1 <= axes.bbox.y1
+
+
+def test_no_label_is_both_best_and_worst():
+    assert label_scatter.extremes(np.array([0.5, 0.2, 0.9]), np.array([9, 9, 9])) == ([2], [1])
+    assert label_scatter.extremes(np.array([0.5]), np.array([9])) == ([], [])
+    assert label_scatter.extremes(np.full(20, np.nan), np.zeros(20, int)) == ([], [])
+
+
+def test_names_in_one_place_are_all_drawn():
+    ap = np.full(100, 0.5)
+    positives = np.full(100, 9)
+    named = list(range(16))
+    names = [f"the same place {c}" for c in range(100)]
+    figure = label_scatter.label_scatter(np.full(100, 30.0), positives / 50, ap, names, named)
+    assert len(names_in(figure.axes[0])) == 16
 
 
 def test_names_are_cut_and_drawable():

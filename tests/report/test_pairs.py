@@ -89,6 +89,15 @@ def test_shares_are_written_out():
     ]
 
 
+@pytest.mark.parametrize("labels", [LABELS, np.ones((5, 2)), np.eye(3)[[0, 0, 1]]])
+def test_percentages_end_at_100(labels):
+    _, parts = pairs.relation_shares(pairs.pair_table(labels)).axes
+    ticks = [*parts.get_xticks(), *parts.get_xticks(minor=True)]
+    assert 0 <= min(ticks) < max(ticks) <= 100
+    low, high = parts.spines["bottom"].get_bounds()
+    assert (low, high <= 100) == (0, True)
+
+
 def test_without_pairs_there_is_nothing_to_draw():
     table = pairs.pair_table(np.ones((1, 2)))
     assert pairs.relation_shares(table) is None

@@ -12,7 +12,7 @@ from imports import assert_not_loaded
 from matplotlib.image import imread
 
 from sdjax import LabelIndices, metrics
-from sdjax.report import figures, report
+from sdjax.report import embedding, figures, label_scatter, report
 
 FIGURES = {report.LEARNING, report.SHARES, report.WEIGHTS, report.LABELS, report.MAP}
 
@@ -162,7 +162,8 @@ def test_long_label_tables_are_cut(tmp_path, undrawn):
     test[0], test[:, :10] = 1, 0
     path = report.write_report(tmp_path, dataclasses.replace(inputs, test_labels=test))
     text = path.read_text(encoding="utf-8")
-    rows = [line for line in text.splitlines() if line.startswith("| label ")]
+    folded = text.partition("<details>")[2]
+    rows = [line for line in folded.splitlines() if line.startswith("| label ")]
     assert len(rows) == 101  # and the header
     assert not any("–" in row for row in rows)
     title = "50 most frequent and the 50 rarest of the 120 of 130 labels that have a test example"
@@ -170,6 +171,22 @@ def test_long_label_tables_are_cut(tmp_path, undrawn):
     test[:, :100] = 0
     path = report.write_report(tmp_path, dataclasses.replace(inputs, test_labels=test))
     assert "The 30 of 130 labels that have a test example" in path.read_text(encoding="utf-8")
+
+
+def test_the_best_and_the_worst_of_many_labels_are_listed(tmp_path, undrawn):
+    inputs = make_inputs(examples=400, labels=150, rate=0.05)
+    each = metrics.per_label(inputs.test_labels, inputs.test_scores)
+    ap = np.array(each["average_precision"], np.float64)
+    best, worst = label_scatter.extremes(ap, np.array(each["positives"]))
+    text = report.write_report(tmp_path, inputs).read_text(encoding="utf-8")
+    for title, order in (("The 8 best labels:", best), ("The 8 worst, the very", worst)):
+        lines = text.partition(title)[2].splitlines()[4:12]
+        assert [line.split(" | ")[0] for line in lines] == [f"| label {c}" for c in order]
+        assert [line.split(" | ")[4] for line in lines] == [f"{ap[c]:.4f}" for c in order]
+    assert "Named are the best and the worst of the labels with at least 5 test" in text
+    few = report.write_report(tmp_path, make_inputs()).read_text(encoding="utf-8")
+    assert "best labels" not in few
+    assert "Named are" not in few
 
 
 def test_the_tested_step_is_said(tmp_path, undrawn):
@@ -238,6 +255,7 @@ def test_a_report_of_many_labels_holds_nothing_as_large_as_the_scores(tmp_path, 
         ({"test_scores": np.zeros((3, 5))}, "scores must have the shape of labels"),
         ({"test_embeddings": np.zeros((3, 2))}, r"test_embeddings must be \[80, D\].*\(3, 2\)"),
         ({"test_embeddings": np.full((80, 2), np.nan)}, "finite; row 0, column 0"),
+        ({"test_projections": np.zeros((3, 2))}, r"test_projections must be \[80, D\].*\(3, 2\)"),
     ],
 )
 def test_bad_inputs_are_named(tmp_path, changes, text):
@@ -266,6 +284,83 @@ def test_matplotlib_keeps_its_settings(tmp_path):
 def test_only_the_report_imports_matplotlib_and_never_pyplot():
     assert_not_loaded("sdjax.metrics", ["matplotlib"])
     assert_not_loaded("sdjax.report.report", ["matplotlib.pyplot"])
+
+
+def text_of(tmp_path, **changes):
+    return report.write_report(tmp_path, make_inputs(**changes)).read_text(encoding="utf-8")
+
+
+def test_how_the_run_was_made_is_said(tmp_path, undrawn):
+    facts = {"Command": "python train.py --config.data.labels='a_*'", "Devices": "8 TPU_v5"}
+    text = text_of(tmp_path, facts=facts)
+    assert "- **Command**: `python train.py --config.data.labels='a_*'`" in text
+    assert "- **Devices**: 8 TPU\\_v5" in text
+    assert "**Command**" not in text_of(tmp_path)
+
+
+def test_thresholds_are_told_with_what_they_were_tuned_for(tmp_path, undrawn):
+    inputs = make_inputs()
+    test = {**inputs.results["test"], "micro_f1": 0.5, "macro_f1": 0.3}
+    tuned = {**test, "micro_f1": 0.625, "macro_f1": 0.25}
+    names = inputs.label_names
+    results = {"test": test, "test_tuned": tuned, "thresholds": dict.fromkeys(names, 0.321)}
+    text = text_of(tmp_path, results=results)
+    assert "Tuned threshold: 0.3210 for all labels, which maximises micro-F1 on validation." in text
+    assert "On test micro\\_f1 is 0.6250 with it, and 0.5000 at 0.5." in text
+    frame = pd.read_csv(tmp_path / "report" / "per_label.csv")
+    assert (frame["tuned_threshold"] == 0.321).all()
+    results["thresholds"] = dict(zip(names, np.linspace(0.2, 0.6, 5).tolist()))
+    text = text_of(tmp_path, results=results, config={"thresholds": "per_label"})
+    assert "one for each label, from 0.2000 to 0.6000, that maximises the label's F1" in text
+    assert "On test macro\\_f1 is 0.2500 with them, and 0.3000 at 0.5." in text
+    assert "Tuned threshold" not in text_of(tmp_path)
+
+
+def test_projections_have_a_map_and_similarities_of_their_own(tmp_path):
+    z = np.random.default_rng(1).normal(size=(80, 3))
+    text = text_of(tmp_path, test_projections=z)
+    assert written_figures(tmp_path / "report" / "report.md") == {*FIGURES, report.PROJECTION_MAP}
+    assert f"]({report.PROJECTION_MAP})" in text
+    assert "| mean cosine similarity of h | standard deviation | mean cosine similarity of z |" in (
+        text
+    )
+    labels = make_inputs().test_labels
+    mean, deviation = embedding.similarity_by_relation(labels, z)[1]
+    row = next(line for line in text.splitlines() if line.startswith("| R1 disjoint | "))
+    assert row.endswith(f"| {mean:.3f} | {deviation:.3f} |")
+    assert "fine-tuning has changed the encoder" not in text
+    stale = text_of(tmp_path, test_projections=z, config={"recipe": "finetune"})
+    assert "fine-tuning has changed the encoder" in stale
+    # A later report without them takes the map away.
+    assert report.PROJECTION_MAP not in text_of(tmp_path)
+    assert written_figures(tmp_path / "report" / "report.md") == FIGURES
+
+
+def test_collapsed_projections_are_said_to_be(tmp_path, undrawn):
+    text = text_of(tmp_path, test_projections=np.ones((80, 6)))
+    assert "**the projection has collapsed**" in text
+    assert "the encoder has collapsed" not in text
+
+
+def test_a_figure_that_contradicts_theory_is_said_to(tmp_path, undrawn):
+    labels = np.array([[1, 0]] * 20 + [[0, 1]] * 20 + [[1, 1]] * 40)
+    # Disjoint sets lie together, and their union far off.
+    z = np.array([[1.0, 0.0]] * 40 + [[0.0, 1.0]] * 40)
+    z += 0.01 * np.random.default_rng(0).normal(size=z.shape)
+    common = {"labels": 2, "test_labels": labels}
+    text = text_of(tmp_path, test_embeddings=z, **common)
+    assert "**In h the order of similarities is not that of the weights: " in text
+    assert "R5 superset (weight 0.50) is less similar than R1 disjoint (0.00), " in text
+    good = labels + 0.01 * np.random.default_rng(0).normal(size=z.shape)
+    assert "not that of the weights" not in text_of(tmp_path, test_embeddings=good, **common)
+
+
+def test_labels_that_are_ranked_worse_than_at_random_are_named(tmp_path, undrawn):
+    inputs = make_inputs()
+    scores = np.array(inputs.test_scores)
+    scores[:, 3] = 1 - scores[:, 3]
+    assert "1 are ranked worse than at random: label 3." in text_of(tmp_path, test_scores=scores)
+    assert "worse than at random" not in text_of(tmp_path)
 
 
 def test_every_label_is_in_a_file(tmp_path):

@@ -5,6 +5,7 @@ import gc
 import json
 import os
 import signal
+import sys
 import weakref
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
+import sdjax
 from sdjax.config import Config
 from sdjax.data import ArraySource, Dataset
 from sdjax.models import ENCODERS, register_encoder
@@ -44,7 +46,8 @@ def final_params(workdir):
 
 def records_without_rates(workdir):
     records = read_records(workdir / "metrics.jsonl")
-    return [{k: v for k, v in r.items() if k != "examples_per_second"} for r in records]
+    times = ("examples_per_second", "seconds")
+    return [{k: v for k, v in r.items() if k not in times} for r in records]
 
 
 def claim(config, workdir):
@@ -98,6 +101,52 @@ def test_a_run_leaves_results_and_a_report(toy_config, tmp_path):
     assert len(set(run_all(toy_config, tmp_path)["thresholds"].values())) == 3
     assert (tmp_path / "report" / "report.md").exists()
     assert list((tmp_path / "events").glob("events.out.tfevents*"))
+
+
+def test_the_report_says_how_the_run_was_made(toy_config, tmp_path):
+    toy_config.model.members = 2
+    setup = make_setup(toy_config)
+    score(setup, train(setup, tmp_path), tmp_path, command="python train.py --x='a b'")
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert "- **Command**: `python train.py --x='a b'`" in text
+    python = ".".join(map(str, sys.version_info[:3]))
+    assert f"sdjax {sdjax.__version__}, jax {jax.__version__}, Python {python}" in text
+    seconds = sum(r.get("seconds", 0) for r in read_records(tmp_path / "metrics.jsonl"))
+    assert 0 < seconds < 60
+    assert f"**Training took**: {seconds:,.1f} seconds" in text
+    count = sum(leaf.size for leaf in jax.tree.leaves(load(tmp_path).weights.params))
+    assert f"**Parameters**: {count:,}, of 2 members" in text
+    assert "**Devices**: 8 cpu" in text
+
+
+@pytest.mark.parametrize(
+    ("recipe", "weight", "projected"),
+    [("joint", 0.1, True), ("finetune", 0.1, True), ("joint", 0.0, False), ("bce", 0.1, False)],
+)
+def test_projections_are_reported_where_they_are_trained(
+    toy_config, tmp_path, recipe, weight, projected
+):
+    toy_config.recipe, toy_config.contrastive_weight = recipe, weight
+    run_all(toy_config, tmp_path)
+    assert (tmp_path / "report" / "projection_map.png").exists() == projected
+
+
+def test_projections_are_what_the_loss_compares(toy_config):
+    toy_config.model.members, toy_config.model.dropout = 2, 0.0
+    setup = make_setup(toy_config)
+    weights = setup.initial_state().best
+    x = setup.dataset.test.inputs(np.arange(40))
+    scores, h, z = make_forward(setup.graph, setup.mesh, projects=True)(weights, x)
+    assert z.shape == (40, 2 * toy_config.model.projection_dim)
+    expected = []
+    for member in range(2):
+        model = nnx.merge(setup.graph, *jax.tree.map(lambda leaf, m=member: leaf[m], weights))
+        raw = model.project(model.encode(x))
+        expected.append(raw / jnp.linalg.norm(raw, axis=1, keepdims=True))
+    np.testing.assert_allclose(z, jnp.concatenate(expected, axis=1), atol=1e-5)
+    plain = make_forward(setup.graph, setup.mesh)(weights, x)
+    np.testing.assert_array_equal(plain[0], scores)
+    np.testing.assert_array_equal(plain[1], h)
 
 
 def test_records_hold_train_and_validation_numbers(toy_config, tmp_path):

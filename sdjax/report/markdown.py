@@ -145,6 +145,23 @@ def baselines_text(results: Mapping[str, Any]) -> str:
     return " ".join([about] * bool(found) + remarks)
 
 
+def selection_text(results: Mapping[str, Any]) -> str:
+    """The candidates that were trained, and which one validation chose."""
+    selection = results.get("selection")
+    if not selection or len(selection["candidates"]) < 2:
+        return ""
+    judged_by = selection["judged_by"]
+    rows = [
+        [
+            plain(each["overrides"]) + " (chosen)" * (place == selection["chosen"]),
+            str(each["epochs"]),
+            _number(each["validation"].get(judged_by)),
+        ]
+        for place, each in enumerate(selection["candidates"])
+    ]
+    return table(["candidate", "epochs", f"validation {plain(judged_by)}"], rows)
+
+
 def groups_table(results: Mapping[str, Any]) -> str:
     """Head, medium and tail of the labels, where the results hold them."""
     groups = results.get("test", {}).get("groups")

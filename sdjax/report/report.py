@@ -238,6 +238,7 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         markdown.baselines_text(inputs.results),
         markdown.groups_table(inputs.results),
         "## Training",
+        markdown.selection_text(inputs.results),
         _figure(shown, LEARNING, "Learning curves", captions.LEARNING,
                 "The history holds no loss and no validation metric: no learning curves."),
         "## Labels",

@@ -274,6 +274,8 @@ def score(
                 validation = np.load(setup.refit)
             results = test_results(setup.dataset, validation, tested.scores, per_label)
             if workdir is not None:
+                if (chosen := workdir_lib.read_selection(workdir)) is not None:
+                    results["selection"] = chosen
                 data = setup.dataset
                 fitted = (data.train,) if setup.refit else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)

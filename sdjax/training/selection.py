@@ -135,19 +135,22 @@ def _refit(setup: Setup, epochs: int, folder: Path) -> Setup:
         patience=0,
         supervise=dataclasses.replace(config.supervise, stop_after=epochs),
     )
-    train = data_lib.JoinedSource(dataset.train, dataset.validation)
-    joined = dataclasses.replace(dataset, train=train)
+    rows = data_lib.JoinedSource(dataset.train, dataset.validation)
+    joined = dataclasses.replace(dataset, train=rows)
+    if is_main():
+        text = f"Trained anew on train and validation, {len(rows):,} rows, for {epochs} epochs."
+        print(text, file=sys.stderr, flush=True)
     made = make_setup(config, dataset=joined, mesh=setup.mesh)
     return dataclasses.replace(made, refit=folder / SCORES)
 
 
 def _read(workdir: Path) -> dict[str, Any] | None:
-    """The content of `selection.json` on every process; None without."""
-    text = "null"
+    """`workdir.read_selection`, on every process."""
+    chosen = None
     with failing_together():
-        if is_main() and (workdir / workdir_lib.SELECTED).exists():
-            text = (workdir / workdir_lib.SELECTED).read_text()
-    return json.loads(gather_texts(text)[0])
+        if is_main():
+            chosen = workdir_lib.read_selection(workdir)
+    return json.loads(gather_texts(json.dumps(chosen))[0])
 
 
 def _move(run: Path, workdir: Path) -> None:

@@ -215,6 +215,12 @@ def read_config(workdir: Path) -> Config:
         ) from error
 
 
+def read_selection(workdir: Path) -> dict[str, Any] | None:
+    """What validation chose among the candidates of the run in `workdir`; None without a choice."""
+    path = workdir / SELECTED
+    return json.loads(path.read_text()) if path.exists() else None
+
+
 def check_free_space(workdir: Path, needed: int) -> None:
     """Raises OSError if the disk under `workdir` has fewer than `needed` bytes left."""
     free = shutil.disk_usage(workdir).free

@@ -77,6 +77,12 @@ def test_the_best_candidate_is_the_run(config, tmp_path, capsys):
     values = [each["validation"]["mAP"] for each in chosen["candidates"]]
     assert chosen["chosen"] == int(np.argmax(values))
     assert results["validation"]["mAP"] == pytest.approx(max(values), abs=1e-6)
+    assert results["selection"] == chosen
+    report = (tmp_path / "w" / "report" / "report.md").read_text()
+    assert (
+        f"(chosen) | {chosen['candidates'][chosen['chosen']]['epochs']} | {max(values):.4f}"
+        in report
+    )
     # As if it had been trained alone.
     alone = dataclasses.replace(config, candidates=(), recipe="bce")
     if chosen["chosen"] == 0:

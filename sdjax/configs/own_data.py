@@ -17,18 +17,18 @@ _DENSE = (
     "dense: model.width=512 model.frequencies=2 model.dropout=0.5 model.members=4 "
     "augment.feature_mask=0.05 augment.feature_noise=0.8 supervise.epochs=60 "
     "supervise.learning_rate=5e-3 supervise.weight_decay=1.25 supervise.clip_norm=0.07 "
-    "supervise.ema_decay=0.95"
+    "supervise.ema_decay=0.95 loss.temperature=0.3"
 )
 _SPARSE = (
     "sparse: model.width=1024 model.depth=1 model.dropout=0.5 model.members=4 "
     "supervise.epochs=30 supervise.learning_rate=3e-3 supervise.weight_decay=1 "
-    "supervise.ema_decay=0.95"
+    "supervise.ema_decay=0.95 loss.temperature=0.3"
 )
-_RECIPES = ("recipe=bce", "recipe=joint contrastive_weight=0.1 loss.temperature=0.3")
+_RECIPES = ("recipe=bce", "recipe=joint")
 
 
 def get_config() -> Config:
-    config = Config(recipe="joint", batch_size=0, refit=True)
+    config = Config(recipe="joint", batch_size=0, contrastive_weight=0.1, refit=True)
     config.data = DataConfig(name="files", train="", validation="", test="")
     config.candidates = tuple(f"{base} {each}" for base in (_DENSE, _SPARSE) for each in _RECIPES)
     return config

@@ -70,7 +70,7 @@ class Pod:
             "recipe": "finetune", "batch_size": 16, "model.width": 64, "model.projection_dim": 8,
             "model.dropout": 0.0, "pretrain.epochs": 2, "supervise.epochs": 2,
             "pretrain.ema_decay": 0.9, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 1,
-            "report.baselines": False,
+            "report.baselines": False, "candidates": "()", "refit": False,
             **{f"data.{split}": folder / f"{split}.npz" for split in SPLITS}, **overrides,
         }  # fmt: skip
         arguments = [f"--workdir={workdir}", f"--config={ROOT / 'configs' / 'own_data.py'}"]

@@ -44,6 +44,22 @@ def check(toy_files, alone, workdir, shape, **overrides):
     return pod
 
 
+def test_two_processes_choose_as_one(toy_files, tmp_path):
+    overrides = {
+        "recipe": "bce", "supervise.epochs": 2, "supervise.learning_rate": 0.01, "refit": True,
+        "candidates": "('supervise.clip_norm=0.01', 'supervise.clip_norm=1')",
+    }  # fmt: skip
+    workdirs = []
+    for shape in ("1x1", "2x1"):
+        workdirs.append(tmp_path / f"{shape}_run")
+        Pod(toy_files, workdirs[-1], shape, **overrides).finish()
+    assert_same_run(*workdirs, rtol=1e-4)
+    one, two = (json.loads((workdir / "selection.json").read_text()) for workdir in workdirs)
+    assert one["chosen"] == two["chosen"]
+    for here, there in zip(one["candidates"], two["candidates"], strict=True):
+        assert here["validation"] == pytest.approx(there["validation"], rel=1e-4)
+
+
 def test_two_processes_run_as_one(toy_files, alone, tmp_path):
     assert_each_row_once_an_epoch(alone.rows_read())
     overrides = {"mesh.fsdp": 2, "report.baselines": True}

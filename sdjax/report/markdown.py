@@ -148,8 +148,17 @@ def baselines_text(results: Mapping[str, Any]) -> str:
 def selection_text(results: Mapping[str, Any]) -> str:
     """The candidates that were trained, and which one validation chose."""
     selection = results.get("selection")
-    if not selection or len(selection["candidates"]) < 2:
+    if not selection:
         return ""
+    chosen = selection["candidates"][selection["chosen"]]
+    refit = (
+        f"The model that was tested was trained anew on train and validation together, for "
+        f"{chosen['epochs']} epochs. The curves, the validation figures and the thresholds are of "
+        "the run before, on train alone."
+    )
+    refit *= selection["refit"]
+    if len(selection["candidates"]) < 2:
+        return refit
     judged_by = selection["judged_by"]
     rows = [
         [
@@ -159,7 +168,8 @@ def selection_text(results: Mapping[str, Any]) -> str:
         ]
         for place, each in enumerate(selection["candidates"])
     ]
-    return table(["candidate", "epochs", f"validation {plain(judged_by)}"], rows)
+    text = table(["candidate", "epochs", f"validation {plain(judged_by)}"], rows)
+    return f"{text}\n\n{refit}".rstrip()
 
 
 def groups_table(results: Mapping[str, Any]) -> str:

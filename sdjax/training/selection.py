@@ -13,7 +13,7 @@ import numpy as np
 from sdjax import config as config_lib
 from sdjax import data as data_lib
 from sdjax import metrics as metrics_lib
-from sdjax.config import VALIDATION_LOSSES
+from sdjax.config import VALIDATION_LOSSES, Config
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.logbook import RECORDS, read_records
 from sdjax.training.processes import failing_together, gather_texts, is_main
@@ -53,7 +53,7 @@ def select(setup: Setup, workdir: Path) -> Setup:
             workdir_lib.open_workdir(home, config, description, None)
     chosen = _read(workdir)
     if chosen is None:
-        chosen = _train_all(setups, _differences(list(made)), home, config.select_by or "mAP")
+        chosen = _train_all(setups, _differences(list(made)), home, config)
         with failing_together():
             if is_main():
                 workdir_lib.write_json(workdir / workdir_lib.SELECTED, chosen)
@@ -66,7 +66,7 @@ def select(setup: Setup, workdir: Path) -> Setup:
     return setups[place]
 
 
-def _another(setup: Setup, config: config_lib.Config) -> Setup:
+def _another(setup: Setup, config: Config) -> Setup:
     return make_setup(config, dataset=setup.dataset, mesh=setup.mesh)
 
 
@@ -77,8 +77,9 @@ def _differences(names: list[str]) -> list[str]:
     return [" ".join(word for word in each if word not in shared) for each in words]
 
 
-def _train_all(setups: list[Setup], names: list[str], home: Path, judged_by: str) -> dict[str, Any]:
-    """Trains all candidates; the content of `selection.json`."""
+def _train_all(setups: list[Setup], names: list[str], home: Path, given: Config) -> dict[str, Any]:
+    """Trains all candidates of the run that was `given`; the content of `selection.json`."""
+    judged_by, refit = given.select_by or "mAP", given.refit
     results = []
     for place, (setup, name) in enumerate(zip(setups, names, strict=True)):
         if is_main() and len(setups) > 1:
@@ -96,7 +97,7 @@ def _train_all(setups: list[Setup], names: list[str], home: Path, judged_by: str
         if is_main() and values[chosen] is not None:
             text = f"Chosen: {names[chosen]} (validation {judged_by} {values[chosen]:.4f})"
             print(text, file=sys.stderr, flush=True)
-    return {"judged_by": judged_by, "chosen": chosen, "candidates": results}
+    return {"judged_by": judged_by, "chosen": chosen, "refit": refit, "candidates": results}
 
 
 def _train(setup: Setup, folder: Path) -> dict[str, Any]:

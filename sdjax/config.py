@@ -186,6 +186,8 @@ class ReportConfig:
     baselines: bool = True
     baseline_rows: int = number(20_000, least=0)  # of more rows none are fitted
     baseline_seconds: float = number(20.0, above=0)  # for all; what takes longer is left out
+    # Neighbours of test rows among train's, by h and by z; none where train or test has more rows.
+    retrieval_rows: int = number(10_000, least=0)
 
 
 @dataclass(unsafe_hash=True)

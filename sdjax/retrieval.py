@@ -169,7 +169,8 @@ class _Measures:
         rows = np.repeat(np.arange(len(places)), self.few)
         weights = np.full(places.size, 1 / self.few, np.float32)
         shape = len(places), len(self.sizes)
-        return _dense(sparse.csr_array((weights, (rows, places.ravel())), shape) @ self.others)
+        votes = sparse.csr_array((weights, (rows, places.ravel())), shape) @ self.others
+        return np.minimum(_dense(votes), 1)  # rounding may end above
 
     def _ndcg(self, gains: Floats, places: Places) -> Floats:
         discounts = 1 / np.log2(2 + np.arange(self.k))

@@ -125,6 +125,11 @@ def test_of_equal_similarities_the_first_comes_first():
     assert own.tolist() == [[1, 2], [0, 2], [0, 1]]
 
 
+def test_votes_of_all_are_no_more_than_1():
+    for few in range(1, 12):
+        retrieval.evaluate(np.eye(12), np.ones((12, 1), bool), k=1, few=few)
+
+
 def test_perfect_and_undefined():
     labels = np.repeat(np.eye(3, dtype=bool), 4, axis=0)
     found = retrieval.evaluate(labels.astype(float), labels, k=3, few=3)

@@ -241,6 +241,20 @@ def label_tables(
     return [*tables, folded]
 
 
+def retrieval_table(results: Mapping[str, Any]) -> str:
+    """The retrieval metrics of each embedding, side by side."""
+    found = results.get("retrieval") or {}
+    names = [name for name, value in next(iter(found.values()), {}).items() if _is_number(value)]
+    if not names:
+        return ""
+    rows = [[plain(name), *(_number(each.get(name)) for each in found.values())] for name in names]
+    note = (
+        "*Test rows as queries among the rows of train, by the cosine (`sdjax.retrieval`). Higher "
+        "is better, but for uniformity: lower is more even.*"
+    )
+    return f"{table(['neighbours', *found], rows)}\n\n{note}"
+
+
 def similarity_table(similarities: Mapping[str, Mapping[int, tuple[float, float]]]) -> str:
     """Cosine similarity of test pairs in each relation, of embeddings by their names."""
     header = ["relation"]

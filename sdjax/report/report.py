@@ -254,6 +254,7 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         _figure(shown, WEIGHTS, "Weights of the relations", captions.WEIGHTS, ""),
         "## Embeddings",
         *_embedding_sections(inputs, data, shown),
+        markdown.retrieval_table(inputs.results),
         "## Configuration",
         markdown.config_block(inputs.config),
     ]  # fmt: skip

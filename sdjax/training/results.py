@@ -13,7 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from sdjax import __version__, label_sets
+from sdjax import __version__, label_sets, retrieval
 from sdjax import metrics as metrics_lib
 from sdjax.config import ReportConfig
 from sdjax.data import Dataset, Source
@@ -24,6 +24,7 @@ from sdjax.training.logbook import RECORDS, read_records
 from sdjax.training.setup import Setup
 from sdjax.training.state import TrainState
 
+RETRIEVED = (50, 10)  # neighbours in a ranking, and those that vote
 HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc", "p_at_1")
 
 
@@ -51,6 +52,19 @@ def test_results(
         "test_tuned": evaluate(test_labels, test_scores, thresholds),
         "validation": evaluate(validation_labels, validation_scores, 0.5),
         "thresholds": dict(zip(dataset.label_names, map(float, thresholds), strict=True)),
+    }
+
+
+def retrieval_results(dataset: Dataset, tested: Outputs, gallery: Outputs) -> dict[str, Any]:
+    """Retrieval metrics of test queries among the rows of train, by h and, if there is one, z."""
+    k, few = (min(number, len(dataset.train)) for number in RETRIEVED)
+    vectors = {"h": (tested.embeddings, gallery.embeddings)}
+    if tested.projections is not None and gallery.projections is not None:
+        vectors["z"] = (tested.projections, gallery.projections)
+    labels = dataset.test.labels, dataset.train.labels
+    return {
+        name: retrieval.evaluate(queries, labels[0], rows, labels[1], k=k, few=few)
+        for name, (queries, rows) in vectors.items()
     }
 
 

@@ -32,7 +32,7 @@ from sdjax.training.objective import Metrics
 from sdjax.training.processes import failing_together, is_main
 from sdjax.training.profiler import StepProfiler
 from sdjax.training.recipes import Phase
-from sdjax.training.results import test_results, with_baselines, write_report
+from sdjax.training.results import retrieval_results, test_results, with_baselines, write_report
 from sdjax.training.setup import Setup
 from sdjax.training.state import TrainState, beginner
 from sdjax.training.step import make_train_step
@@ -266,6 +266,10 @@ def score(
     tested = outputs(setup, state, setup.dataset.test, projects=projects)
     if not setup.refit:
         validation = outputs(setup, state, setup.dataset.validation).scores
+    gallery = None
+    rows = max(len(setup.dataset.train), len(setup.dataset.test))
+    if workdir is not None and rows <= setup.config.report.retrieval_rows:
+        gallery = outputs(setup, state, setup.dataset.train, projects=projects)
     results = None
     with failing_together():
         if is_main():
@@ -277,6 +281,8 @@ def score(
                 if (chosen := workdir_lib.read_selection(workdir)) is not None:
                     results["selection"] = chosen
                 data = setup.dataset
+                if gallery is not None:
+                    results["retrieval"] = retrieval_results(data, tested, gallery)
                 fitted = (data.train,) if setup.refit else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)
                 write_report(workdir, setup, state, tested, results, command)

@@ -17,6 +17,7 @@ from flax import nnx
 from rich.console import Console
 
 import sdjax
+from sdjax import retrieval
 from sdjax.config import Config
 from sdjax.data import ArraySource, Dataset
 from sdjax.models import ENCODERS, register_encoder
@@ -755,3 +756,27 @@ def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
             make_setup(toy_config)
     else:
         make_setup(toy_config)
+
+
+def test_retrieval_is_that_of_the_embeddings(toy_config, tmp_path):
+    setup = make_setup(toy_config)
+    state = train(setup, tmp_path)
+    results = score(setup, state, tmp_path)
+    dataset = setup.dataset
+    tested, gallery = (
+        run_module.outputs(setup, state, s, projects=True) for s in (dataset.test, dataset.train)
+    )
+    for name, z, rows in (
+        ("h", tested.embeddings, gallery.embeddings),
+        ("z", tested.projections, gallery.projections),
+    ):
+        expected = retrieval.evaluate(
+            z, dataset.test.labels, rows, dataset.train.labels, k=50, few=10
+        )
+        assert results["retrieval"][name] == pytest.approx(expected)
+        assert expected["ndcg_at_50"] > 0.5
+    text = (tmp_path / "report" / "report.md").read_text()
+    assert f"| {results['retrieval']['z']['ndcg_at_50']:.4f} |" in text
+    toy_config.report.retrieval_rows = 60
+    none = score(make_setup(toy_config), state, tmp_path)
+    assert "retrieval" not in none

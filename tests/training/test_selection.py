@@ -130,6 +130,8 @@ def test_refit_trains_on_all_rows_for_the_epochs_that_were_best(config, tmp_path
     assert results["validation"]["mAP"] == pytest.approx(best["validation"]["mAP"], abs=1e-6)
     records = read_records(tmp_path / "metrics.jsonl")
     assert {record["split"] for record in records} == {"train"}
+    # Neighbours are sought among all rows that it was trained on.
+    assert results["retrieval"]["h"]["counts"]["gallery"] == rows
     report = (tmp_path / "report" / "report.md").read_text()
     assert f"trained anew on train and validation together, for {best['epochs']} epochs" in report
     assert load(tmp_path).step == int(state.step)

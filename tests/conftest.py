@@ -10,20 +10,42 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The helpers beside this file are importable whatever pytest's import mode is.
 sys.path.insert(0, os.path.dirname(__file__))
 
+import gc
+
 import hypothesis
 import jax
 import pytest
+from compilation import compile_quickly
 
 # Deterministic runs: a failure seen once is seen again, and nothing is written to disk.
 hypothesis.settings.register_profile("sdjax", deadline=None, derandomize=True, print_blob=False)
 hypothesis.settings.load_profile("sdjax")
 
+# With the defaults of Python, a quarter of the time of the training tests goes into collections.
+gc.set_threshold(10_000, 20, 20)
+
 LOSS_TESTS = ("test_relations", "test_losses_")
 # Compiled as users compile; the others take the quick path through the compiler.
-OPTIMIZATION = "jax_disable_most_optimizations"
-OPTIMIZED_TESTS = ("test_losses_transforms",)
+OPTIMIZED_TESTS = ("test_losses_transforms", "test_metrics", "test_forecast")
 # Nothing is set for these: jax is as users have it.
 TESTS_OF_DEFAULTS = ("test_losses_float32",)
+
+
+def pytest_collection_finish():
+    spare_the_old()
+
+
+def spare_the_old():
+    """Collects garbage, and has later collections pass over all that is there now."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compilation(request):
+    compile_quickly(not request.path.name.startswith((*OPTIMIZED_TESTS, *TESTS_OF_DEFAULTS)))
+    yield
+    spare_the_old()
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +55,9 @@ def strict_numerics(request):
     if not name.startswith(LOSS_TESTS) or name.startswith(TESTS_OF_DEFAULTS):
         yield
         return
-    quick = not name.startswith(OPTIMIZED_TESTS)
-    before = jax.config.read(OPTIMIZATION)
-    jax.config.update(OPTIMIZATION, quick)
     with (
         jax.enable_x64(True),
         jax.numpy_rank_promotion("raise"),
         jax.numpy_dtype_promotion("strict"),
     ):
         yield
-    jax.config.update(OPTIMIZATION, before)

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation import compile_quickly
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -304,11 +305,9 @@ PARAMETERS = 6 * 512 + WIDE + 512 * (128 + 4)
 
 @pytest.fixture(scope="module")
 def quickly():
-    """Whole steps are compiled without most optimizations."""
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
+    compile_quickly()  # whole steps
     yield
-    jax.config.update("jax_disable_most_optimizations", before)
+    compile_quickly(False)
 
 
 @pytest.fixture(scope="module")

@@ -8,15 +8,12 @@ from sdjax.config import Config
 
 
 @pytest.fixture(scope="session", autouse=True)
-def quick_compilation(tmp_path_factory):
-    """Runs compile the same programs again and again: once, and quickly, is enough."""
+def compilation_cache(tmp_path_factory):
+    """Runs compile the same programs again and again: once is enough."""
     folder = tmp_path_factory.mktemp("compiled")
-    quick = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield folder
-    jax.config.update("jax_disable_most_optimizations", quick)
     jax.config.update("jax_compilation_cache_dir", None)
 
 

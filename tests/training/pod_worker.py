@@ -1,11 +1,11 @@
 """`train.py` under observation: notes the rows that it reads, and ends where it is told to.
 
-    python pod_worker.py DIARY PLAN [arguments of train.py]
+    python pod_worker.py DIARY PLAN REPORT [arguments of train.py]
 
 DIARY gets one JSON line a batch: the split's size and the rows read of it. PLAN is "" or
 SIGNAL@PLACE:NUMBER, for a signal that the process sends to itself at the NUMBERth training batch
 ("step") or evaluation batch ("evaluation"), or while the first checkpoint after that training
-batch is being written ("write").
+batch is being written ("write"). REPORT is "report", or "" for a run without one.
 """
 
 import json
@@ -17,19 +17,23 @@ import threading
 import time
 from pathlib import Path
 
-import jax
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from compilation import compile_quickly
 
 import sdjax.data.batches as batches
+from sdjax.training import run
 
 ROOT = Path(__file__).parents[2]
 TRAIN_ROWS = 70  # of the toy data
 
 
 def main() -> None:
-    diary, plan = sys.argv[1:3]
-    sys.argv = ["train.py", *sys.argv[3:]]
+    diary, plan, report = sys.argv[1:4]
+    sys.argv = ["train.py", *sys.argv[4:]]
     observe(Path(diary), plan)
-    jax.config.update("jax_disable_most_optimizations", True)
+    if not report:
+        run.write_report = lambda *_: None
+    compile_quickly()
     sys.path.insert(0, str(ROOT))
     runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
 

@@ -49,6 +49,7 @@ class Pod:
       flags: further arguments of process k, by k.
       environments: by k; of a scheduler that tells processes who they are.
       cache: folder of compiled programs.
+      report: whether the run writes its report, which takes as long as the rest of it.
       overrides: fields of the config.
     """
 
@@ -61,6 +62,7 @@ class Pod:
         flags=None,
         environments=None,
         cache="",
+        report=False,
         **overrides,
     ):
         self.workdir = Path(workdir)
@@ -91,7 +93,8 @@ class Pod:
                 of_pod += [f"--process_id={number}", "--heartbeat_timeout=10", "--start_timeout=90"]
             plan = (plans or {}).get(number, "")
             command = [sys.executable, "-u", str(HERE / "pod_worker.py")]
-            command += [str(self.path(number, "diary")), plan, *arguments, *of_pod]
+            command += [str(self.path(number, "diary")), plan, "report" if report else ""]
+            command += [*arguments, *of_pod]
             command += (flags or {}).get(number, [])
             own = {**environment, **(environments or {}).get(number, {})}
             with self.path(number, "log").open("ab") as log:

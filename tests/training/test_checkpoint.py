@@ -1,5 +1,6 @@
 import copy
 import errno
+import functools
 import gc
 import json
 import logging
@@ -43,8 +44,13 @@ SPEC = ExampleSpec.of(
 )
 
 
+@functools.cache
+def initial_state():
+    return init_state(CONFIG, SPEC, PHASE, jax.random.key(0))
+
+
 def state_at(step):
-    state = init_state(CONFIG, SPEC, PHASE, jax.random.key(0))
+    state = initial_state()
     return state._replace(
         step=state.step + step, params=jax.tree.map(lambda x: x + step, state.params)
     )
@@ -54,8 +60,17 @@ def one_device():
     return make_mesh(devices=jax.devices()[:1])
 
 
-def abstract(position, config=CONFIG, mesh=None):
+def abstract_of(config, mesh=None):
     return state_lib.abstract(config, SPEC, PHASE, mesh or one_device())
+
+
+@functools.cache
+def abstract_state():
+    return abstract_of(CONFIG)
+
+
+def abstract(position):
+    return abstract_state()
 
 
 def saved(folder, steps, keep=3):
@@ -406,7 +421,7 @@ def test_restores_on_any_number_of_devices(tmp_path, devices, fsdp):
     checkpoints.save(1, state, {"step": 1})
     checkpoints.close()
     mesh = make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:devices])
-    restored, _ = restore(tmp_path / "c", lambda position: abstract(position, config, mesh))
+    restored, _ = restore(tmp_path / "c", lambda position: abstract_of(config, mesh))
     kernel = restored.params["encoder"]["layers"][1]["kernel"]
     assert kernel.sharding.shard_shape(kernel.shape) == (1, 64 // fsdp, 64)
     assert len(kernel.sharding.device_set) == devices
@@ -421,7 +436,7 @@ def test_a_checkpoint_of_another_model_says_what_differs(tmp_path):
     wider.model.width = 16
     text = r"another model .*kernel.*float32 \[1, 5, 8\] there, float32 \[1, 5, 16\] here.* more"
     with pytest.raises(ForeignCheckpointError, match=text):
-        restore(folder, lambda position: abstract(position, wider))
+        restore(folder, lambda position: abstract_of(wider))
     with pytest.raises(
         ForeignCheckpointError, match=r"average.*float32 \[1, 3\] there, absent here"
     ):

@@ -37,8 +37,8 @@ def assert_each_row_once_an_epoch(batches):
         assert sorted(rows) == list(range(70))
 
 
-def check(toy_files, alone, workdir, shape, **overrides):
-    pod = Pod(toy_files, workdir, shape, **overrides).finish()
+def check(toy_files, alone, workdir, shape, **options):
+    pod = Pod(toy_files, workdir, shape, **options).finish()
     assert_same_run(alone.workdir, workdir, rtol=1e-4)
     assert_each_row_once_an_epoch(pod.rows_read())
     return pod
@@ -63,13 +63,14 @@ def test_two_processes_choose_as_one(toy_files, tmp_path):
 def test_two_processes_run_as_one(toy_files, alone, tmp_path):
     assert_each_row_once_an_epoch(alone.rows_read())
     overrides = {"mesh.fsdp": 2, "report.baselines": True}
-    pod = check(toy_files, alone, tmp_path / "run", "2x2", **overrides)
+    pod = check(toy_files, alone, tmp_path / "run", "2x2", report=True, **overrides)
     # Each reads its share: of a batch of 16 with 2 rows of padding at its end, the last 8.
     lines = map(json.loads, pod.path(1, "diary").read_text().splitlines())
     assert {len(rows) for size, rows in lines if size == 70} == {6}
     # One writes and speaks, the other is silent.
     assert "Results" in pod.log(0) and "mAP" in pod.log(0)
     assert "step" not in pod.log(1) and "Results" not in pod.log(1)
+    assert (tmp_path / "run" / "report" / "report.md").exists()
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["baselines"]["extra_trees"]["mAP"] > 0.9
     assert "Baselines" not in pod.log(1)

@@ -67,6 +67,12 @@ def run_all(config, workdir):
     return score(setup, train(setup, workdir), workdir)
 
 
+def results_of(config, workdir):
+    """The same without a report, which takes as long as a short run."""
+    setup = make_setup(config)
+    return score(setup, train(setup, workdir))
+
+
 @pytest.mark.parametrize("recipe", ["probe", "finetune", "joint", "bce"])
 def test_every_recipe_learns(toy_config, tmp_path, recipe):
     toy_config.recipe = recipe
@@ -99,7 +105,7 @@ def test_a_run_leaves_results_and_a_report(toy_config, tmp_path):
     assert set(results["thresholds"]) == set(load(tmp_path).label_names)
     assert len(set(results["thresholds"].values())) == 1
     toy_config.thresholds = "per_label"
-    assert len(set(run_all(toy_config, tmp_path)["thresholds"].values())) == 3
+    assert len(set(results_of(toy_config, tmp_path)["thresholds"].values())) == 3
     assert (tmp_path / "report" / "report.md").exists()
     assert list((tmp_path / "events").glob("events.out.tfevents*"))
 
@@ -164,7 +170,7 @@ def test_records_hold_train_and_validation_numbers(toy_config, tmp_path):
 def test_signals_save_and_the_next_run_ends_the_same(toy_config, tmp_path, monkeypatch):
     toy_config.recipe = "finetune"
     toy_config.pretrain.ema_decay = 0.9
-    whole = run_all(toy_config, tmp_path / "whole")
+    whole = results_of(toy_config, tmp_path / "whole")
     finite_means = run_module.finite_means
     signals = {2: signal.SIGTERM, 9: signal.SIGINT}
 
@@ -181,7 +187,7 @@ def test_signals_save_and_the_next_run_ends_the_same(toy_config, tmp_path, monke
             train_all(toy_config, cut)
         assert caught.value.code == 128 + number
         assert (cut / "checkpoints" / str(step)).exists()
-    assert run_all(toy_config, cut) == whole
+    assert results_of(toy_config, cut) == whole
     jax.tree.map(np.testing.assert_array_equal, final_params(tmp_path / "whole"), final_params(cut))
     assert records_without_rates(cut) == records_without_rates(tmp_path / "whole")
 
@@ -252,9 +258,9 @@ def test_a_checkpoint_that_cannot_be_read_now_stops_the_run(toy_config, tmp_path
 
 
 def test_a_finished_run_only_tests_again(toy_config, tmp_path, capsys):
-    first = run_all(toy_config, tmp_path)
+    first = results_of(toy_config, tmp_path)
     before = (tmp_path / "metrics.jsonl").read_text()
-    assert run_all(toy_config, tmp_path) == first
+    assert results_of(toy_config, tmp_path) == first
     assert (tmp_path / "metrics.jsonl").read_text() == before
     assert "The run is finished, after step 10: it is only tested again." in capsys.readouterr().err
 
@@ -561,7 +567,7 @@ def test_without_a_workdir_nothing_is_written_and_no_main_thread_is_needed(
     setup = make_setup(toy_config)
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         results = pool.submit(lambda: score(setup, train(setup))).result()
-    assert results == run_all(toy_config, tmp_path / "written")
+    assert results == results_of(toy_config, tmp_path / "written")
     assert [path.name for path in tmp_path.iterdir()] == ["written"]
     toy_config.select_by = "mAP"
     with pytest.raises(
@@ -597,28 +603,29 @@ def test_logged_training_values_are_means_of_the_interval(toy_config, tmp_path):
         np.testing.assert_allclose([r[name] for r in fifth], means, rtol=1e-6)
 
 
-@pytest.mark.parametrize("length", ["classes", "longer"])
-def test_label_indices_train_as_multi_hot_labels_do(toy_config, toy_files, tmp_path, length):
-    wanted = run_all(toy_config, tmp_path / "multi_hot")
-    for split in ("train", "validation", "test"):
-        with np.load(toy_files / f"{split}.npz") as file:
-            x, labels = file["x"], file["labels"]
-        indices = np.full((len(labels), 3 if length == "classes" else 5), -1)
-        for row, present in enumerate(labels):
-            places = np.flatnonzero(present)
-            indices[row, : len(places)] = places
-        np.savez(tmp_path / f"{split}.npz", x=x, labels=indices, num_classes=3)
-        setattr(toy_config.data, split, str(tmp_path / f"{split}.npz"))
-    found = run_all(toy_config, tmp_path / "indices")
-    np.testing.assert_allclose(found["test"]["mAP"], wanted["test"]["mAP"], rtol=1e-6)
-    np.testing.assert_allclose(found["test"]["micro_auc"], wanted["test"]["micro_auc"], rtol=1e-6)
-    losses = [
-        [r["loss"] for r in read_records(tmp_path / name / "metrics.jsonl")]
-        for name in ("multi_hot", "indices")
-    ]
-    np.testing.assert_allclose(*losses, rtol=1e-5)
-    model = load(tmp_path / "indices")
-    assert model.predict_proba(x).shape == (40, 3)
+def test_label_indices_train_as_multi_hot_labels_do(toy_config, toy_files, tmp_path):
+    wanted = results_of(toy_config, tmp_path / "multi_hot")
+    for length in (3, 5):  # as many as classes, and more
+        workdir = tmp_path / f"lists_of_{length}"
+        for split in ("train", "validation", "test"):
+            with np.load(toy_files / f"{split}.npz") as file:
+                x, labels = file["x"], file["labels"]
+            indices = np.full((len(labels), length), -1)
+            for row, present in enumerate(labels):
+                places = np.flatnonzero(present)
+                indices[row, : len(places)] = places
+            path = tmp_path / f"{split}_{length}.npz"
+            np.savez(path, x=x, labels=indices, num_classes=3)
+            setattr(toy_config.data, split, str(path))
+        found = run_all(toy_config, workdir)
+        for name in ("mAP", "micro_auc"):
+            np.testing.assert_allclose(found["test"][name], wanted["test"][name], rtol=1e-6)
+        losses = [
+            [r["loss"] for r in read_records(folder / "metrics.jsonl")]
+            for folder in (tmp_path / "multi_hot", workdir)
+        ]
+        np.testing.assert_allclose(*losses, rtol=1e-5)
+        assert load(workdir).predict_proba(x).shape == (40, 3)
 
 
 def test_a_run_starts_from_the_weights_of_another(toy_config, tmp_path):

@@ -436,12 +436,18 @@ def overrides(arguments: Iterable[str], kind: type) -> list[str]:
     """The NAME of each `--config.NAME=VALUE`.
 
     Raises:
-      InputError: if `kind` has no such field; with the nearest one.
+      InputError: if `kind` has no such field; with the nearest one, and those of its section.
     """
     known = list(_fields(kind()))
     flags = [argument.partition("=")[0].lstrip("-") for argument in arguments]
     names = [flag.removeprefix("config.") for flag in flags if flag.startswith("config.")]
-    return [one_of("config key", name, known) for name in names]
+    for name in names:
+        section = name.partition(".")[0] + "."
+        fields = [each for each in known if each.startswith(section)]
+        if f"{name}." == section and fields:
+            raise InputError(f"config.{name} is a section: set a field of it, {', '.join(fields)}.")
+        one_of("config key", name, fields or known)
+    return names
 
 
 def _fields(config: Any, prefix: str = "") -> dict[str, tuple[Any, dataclasses.Field]]:

@@ -25,7 +25,13 @@ def train(*arguments):
     ("arguments", "text"),
     [
         (["--config.batchsize=3"], "Unknown config key 'batchsize'. Did you mean 'batch_size'"),
-        (["--config.data.nam=x"], "Unknown config key 'data.nam'. Did you mean 'data.name'"),
+        (
+            ["--config.data.nam=x"],
+            "'data.nam'. Did you mean 'data.name'? Known: data.name, data.tr",
+        ),
+        (["--config.modl.width=3"], "Unknown config key 'modl.width'. Did you mean 'model.width'"),
+        (["--config.model=mlp"], "config.model is a section: set a field of it, model.encoder, "),
+        (["--workdr=x"], "Unknown command line flag 'workdr'. Did you mean: workdir ?"),
         (["--config=configs/nothing.py"], "nothing.py"),
         (["--config.batch_size=many"], "batch_size=many"),
         (["--config=own_date"], "Unknown config 'own_date'. Did you mean 'own_data'"),

@@ -21,6 +21,7 @@ MASK_FILLS = ("zero", "sample")
 DTYPES = ("float32", "bfloat16")
 FORMS = ("out", "in")
 NORMS = ("", "batch", "group", "layer")
+POOLINGS = ("mean", "cls")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
 MISSING = ("error", "median")
@@ -117,6 +118,7 @@ class ModelConfig:
     width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
     depth: int = count(2)  # layers (mlp), stages (convnet)
     dropout: float = share(0.1)
+    pooling: str = choice("mean", POOLINGS)  # bert: of the tokens' states
     frequencies: int = number(0, least=0)  # mlp: learned waves of each feature; 0 is none
     projection_width: int = number(0, least=0)  # of the head's hidden layer; 0: linear
     projection_dim: int = count(128)
@@ -124,7 +126,11 @@ class ModelConfig:
     dtype: str = choice("float32", DTYPES)  # of the computation alone
     remat: bool = False  # compute activations anew in the backward pass, layer by layer
     init_from: str = ""  # workdir of a run whose parameters this one starts from
-    weights: str = ""  # file or folder of pretrained weights, for encoders that can load them
+    # Pretrained weights, for encoders that can load them: a safetensors file or a folder, with
+    # config.json, or an id of the Hugging Face hub.
+    weights: str = ""
+    # bert: the sizes of the network, as JSON with the names of a config.json; "": of the weights.
+    architecture: str = ""
 
 
 @dataclass(unsafe_hash=True)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a file imports from its own floor, or from one below.
 FLOORS = (
     ("_src", "losses", "relations", "labels", "sharded", "checks", "errors", ""),
-    ("data", "models", "metrics", "config", "configs", "label_sets"),
+    ("data", "models", "metrics", "config", "configs", "label_sets", "hub"),
     ("training", "report"),
     ("forecast",),
     ("train", "aot", "predict"),

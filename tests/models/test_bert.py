@@ -19,6 +19,14 @@ def published(name, **options):
         return module, dict(file)
 
 
+@pytest.fixture
+def quick_compilation():
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @nnx.jit
 def run(module, x, seed=None):
     rngs = None if seed is None else nnx.Rngs(dropout=seed)
@@ -79,6 +87,7 @@ def test_padding_changes_nothing(name):
     np.testing.assert_allclose(run(module, wider), run(module, x), atol=1e-5)
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_a_row_of_padding_alone_is_finite():
     module, expected = published("bert")
     x = tokens(expected)
@@ -88,6 +97,7 @@ def test_a_row_of_padding_alone_is_finite():
     assert all(np.isfinite(leaf).all() for leaf in gradient(module, x))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_dropout_and_remat():
     module, expected = published("bert")
     x = tokens(expected)

@@ -94,6 +94,11 @@ class DataConfig:
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
     label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them
     image_size: int = number(0, least=0)  # images are resized to this square; 0 keeps their size
+    text: str = ""  # files: the column or field of the texts to learn from, instead of features
+    # Texts: where their tokenizer.json lies (a folder, or an id of the Hugging Face hub); "" is
+    # model.weights.
+    tokenizer: str = ""
+    max_length: int = number(0, least=0)  # texts: most tokens of one; 0: the model's positions
 
 
 @dataclass(unsafe_hash=True)
@@ -113,7 +118,9 @@ class AugmentConfig:
 class ModelConfig:
     """Encoder and projection head; sizes of 0 are read off the data."""
 
-    encoder: str = "auto"  # "mlp" for vectors, "convnet" for images; see `sdjax.models.ENCODERS`
+    # "auto": "mlp" for vectors, "convnet" for images, "bert" for texts; see
+    # `sdjax.models.ENCODERS`.
+    encoder: str = "auto"
     norm: str = choice("", NORMS)  # "" is the encoder's own: none (mlp), "group" (convnet)
     width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
     depth: int = count(2)  # layers (mlp), stages (convnet)

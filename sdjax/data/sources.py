@@ -30,7 +30,18 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, rows: np.ndarray) -> Any:
-        """The inputs at `rows` [B]: an array [B, ...], or a pytree of such arrays."""
+        """The inputs at `rows` [B]: an array [B, ...], or a pytree of such arrays.
+
+        A source with `widths` takes a second argument, the width to pad to.
+        """
+
+    @property
+    def widths(self) -> np.ndarray | None:
+        """What the sequence of each row is padded to by itself, int [N]; None where none is padded.
+
+        A batch is as wide as its widest row, and rows of like widths share a batch.
+        """
+        return None
 
     @property
     def in_memory(self) -> bool:
@@ -51,9 +62,14 @@ class Source(abc.ABC):
         hashes = [hashing.row_hashes(self.inputs(rows)) for rows in chunks]
         return hashing.fingerprint(np.concatenate(hashes), self.labels, self.input_spec)
 
-    def fetch(self, rows: np.ndarray) -> dict[str, Any]:
-        """The examples at `rows` [B], as one batch {"x", "labels"}."""
-        return {"x": self.inputs(rows), "labels": label_sets.take(self.labels, rows)}
+    def fetch(self, rows: np.ndarray, *width: int) -> dict[str, Any]:
+        """The examples at `rows` [B], as one batch {"x", "labels"}, or as part of one.
+
+        Args:
+          rows: of the examples.
+          width: of the batch, where a source with `widths` is to pad to that.
+        """
+        return {"x": self.inputs(rows, *width), "labels": label_sets.take(self.labels, rows)}
 
     def __len__(self) -> int:
         return label_sets.num_rows(self.labels)

@@ -13,6 +13,8 @@ from sdjax.errors import InputError
 WIDTHS = (8, 12, 16, 20, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 _TOKENISED_AT_ONCE = 10_000  # texts: their encodings take ten times the memory of their ids
 
+NO_LIMIT = 1 << 30  # of a text's tokens
+
 TokenBatch = dict[str, np.ndarray]
 
 
@@ -24,18 +26,23 @@ class Tokens:
       ids: int32, of all texts.
       starts: int64 [N + 1], where each text begins, and the end.
       max_length: most tokens of a text that its model takes.
+      num_cut: texts that were longer, and were cut.
     """
 
     ids: np.ndarray
     starts: np.ndarray
     max_length: int
+    num_cut: int = 0
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int] | np.ndarray], max_length: int) -> "Tokens":
+    def of(
+        cls, lists: Sequence[Sequence[int] | np.ndarray], max_length: int, num_cut: int = 0
+    ) -> "Tokens":
         """Of the ids of each text."""
         lengths = np.fromiter(map(len, lists), np.int64, len(lists))
         ids = np.fromiter(itertools.chain.from_iterable(lists), np.int32, int(lengths.sum()))
-        return cls(ids, np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]), max_length)
+        starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        return cls(ids, starts, max_length, num_cut)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -45,14 +52,20 @@ class Tokens:
         """Number of tokens of each text, int64 [N]."""
         return np.diff(self.starts)
 
-    def width(self, rows: np.ndarray | slice = slice(None)) -> int:
-        """The width of a batch of the texts at `rows`: of `WIDTHS` the least that holds them all.
+    @property
+    def widths(self) -> np.ndarray:
+        """What each text is padded to, int64 [N]: of `WIDTHS` the least that holds it.
 
-        Longer ones are rounded up to a multiple of the last; none is above `max_length`.
+        Beyond the last, its multiples; none is above `max_length`.
         """
-        longest = int(self.lengths[rows].max(initial=1))
-        known = next((width for width in WIDTHS if width >= longest), 0)
-        return min(known or -(-longest // WIDTHS[-1]) * WIDTHS[-1], self.max_length)
+        known = np.array([*WIDTHS, 0])[np.searchsorted(WIDTHS, self.lengths)]
+        multiples = -(-self.lengths // WIDTHS[-1]) * WIDTHS[-1]
+        return np.minimum(np.where(known, known, multiples), self.max_length)
+
+    def content(self) -> Iterator[bytes]:
+        """The bytes that a text consists of, text by text: equal for equal tokens."""
+        for start, stop in itertools.pairwise(self.starts.tolist()):
+            yield self.ids[start:stop].tobytes()
 
     def padded(self, rows: np.ndarray, width: int) -> TokenBatch:
         """{"ids" int32, "mask" bool}, [B, width], of the texts at `rows`, with 0 at their ends."""
@@ -62,11 +75,14 @@ class Tokens:
         return {"ids": np.where(mask, self.ids[np.where(mask, places, 0)], 0), "mask": mask}
 
     def by_length(self, batch_size: int) -> Iterator[tuple[np.ndarray, TokenBatch]]:
-        """Batches of texts of like lengths, as (rows, tokens); those of the last are fewer."""
-        order = np.argsort(self.lengths, kind="stable")
-        for start in range(0, len(order), batch_size):
+        """Batches of texts of like lengths, as (rows, tokens); those of the last are fewer.
+
+        Without texts, one batch without rows.
+        """
+        order, widths = np.argsort(self.lengths, kind="stable"), self.widths
+        for start in range(0, max(len(order), 1), batch_size):
             rows = order[start : start + batch_size]
-            yield rows, self.padded(rows, self.width(rows))
+            yield rows, self.padded(rows, int(widths[rows].max(initial=1)))
 
 
 class Tokenizer:
@@ -108,6 +124,7 @@ class Tokenizer:
           InputError: if `texts` are no sequence of strings, or `max_length` leaves no room.
         """
         check_texts(texts)
+        texts = list(texts)
         marks = self._tokenizer.num_special_tokens_to_add(is_pair=False)
         if max_length <= marks:
             raise InputError(
@@ -115,11 +132,13 @@ class Tokenizer:
             )
         self._tokenizer.enable_truncation(max_length)
         lists: list[np.ndarray] = []
+        num_cut = 0
         for start in range(0, len(texts), _TOKENISED_AT_ONCE):
-            part = list(texts[start : start + _TOKENISED_AT_ONCE])
+            part = texts[start : start + _TOKENISED_AT_ONCE]
             encoded = self._tokenizer.encode_batch_fast(part)
             lists += [np.asarray(each.ids, np.int32) for each in encoded]
-        return Tokens.of(lists, max_length)
+            num_cut += sum(bool(each.overflowing) for each in encoded)
+        return Tokens.of(lists, max_length, num_cut)
 
 
 def check_texts(texts: Sequence[str]) -> None:

@@ -32,6 +32,7 @@ class Encoder:
       load: of (module, path), puts pretrained weights into the module; None where there are none.
       architecture: of (path), the sizes of the network whose weights are there, as JSON; None where
         the config has them.
+      max_length: of (config), most tokens of a text; None where there is no limit.
     """
 
     build: Callable[[ModelConfig, InputSpec, nnx.Rngs], nnx.Module]
@@ -39,6 +40,7 @@ class Encoder:
     accepts: Callable[[InputSpec], bool]
     load: Callable[[Any, str], None] | None = None
     architecture: Callable[[str], str] | None = None
+    max_length: Callable[[ModelConfig], int] | None = None
 
 
 ENCODERS: dict[str, Encoder] = {}
@@ -52,6 +54,7 @@ def register_encoder(
     accepts: Callable[[InputSpec], bool] = lambda spec: True,
     load: Callable[[Any, str], None] | None = None,
     architecture: Callable[[str], str] | None = None,
+    max_length: Callable[[ModelConfig], int] | None = None,
 ) -> None:
     """Adds an encoder, or replaces one, under the name that `config.model.encoder` then takes.
 
@@ -64,8 +67,9 @@ def register_encoder(
       accepts: whether an input spec is such.
       load: of (module, path), puts the weights at `config.model.weights` into the module.
       architecture: of (path), what `config.model.architecture` is for those weights.
+      max_length: of (config), most tokens of a text.
     """
-    ENCODERS[name] = Encoder(build, takes, accepts, load, architecture)
+    ENCODERS[name] = Encoder(build, takes, accepts, load, architecture, max_length)
 
 
 def with_architecture(config: ModelConfig) -> ModelConfig:
@@ -73,8 +77,10 @@ def with_architecture(config: ModelConfig) -> ModelConfig:
 
     A run keeps them, so that its model needs no other file.
     """
+    if config.encoder == "auto" or config.architecture or not config.weights:
+        return config
     encoder = ENCODERS[one_of("encoder", config.encoder, ENCODERS)]
-    if encoder.architecture is None or config.architecture or not config.weights:
+    if encoder.architecture is None:
         return config
     return dataclasses.replace(config, architecture=encoder.architecture(config.weights))
 
@@ -101,6 +107,12 @@ def make_encoder(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> 
             f"{', '.join(able) or 'none'}."
         )
     return module
+
+
+def max_length(config: ModelConfig) -> int:
+    """Most tokens of a text that the encoder of `config` takes; 0 where there is no limit."""
+    known = ENCODERS[one_of("encoder", config.encoder, ENCODERS)].max_length
+    return 0 if known is None else known(config)
 
 
 def load_weights(config: ModelConfig, module: nnx.Module) -> None:
@@ -142,14 +154,21 @@ def _convnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Conv
 
 
 def _bert(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> bert.Bert:
+    options = {"pooling": config.pooling, "dropout": config.dropout}
+    return bert.Bert(_bert_sizes(config), **options, **_options(config, rngs))
+
+
+def _bert_sizes(config: ModelConfig) -> bert.BertSizes:
     if not config.architecture:
         raise InputError(
             "model.encoder 'bert' needs model.weights: a folder with config.json, which gives the "
             "network's sizes, and model.safetensors; or an id of the Hugging Face hub."
         )
-    sizes = bert.BertSizes.of("model.architecture", json.loads(config.architecture))
-    options = {"pooling": config.pooling, "dropout": config.dropout}
-    return bert.Bert(sizes, **options, **_options(config, rngs))
+    try:
+        fields = json.loads(config.architecture)
+    except ValueError as error:
+        raise InputError(f"model.architecture is not JSON: {error}.") from error
+    return bert.BertSizes.of("model.architecture", fields)
 
 
 def _bert_architecture(origin: str) -> str:
@@ -173,4 +192,5 @@ register_encoder(
     accepts=_are_tokens,
     load=bert.load,
     architecture=_bert_architecture,
+    max_length=lambda config: _bert_sizes(config).max_length,
 )

@@ -60,6 +60,7 @@ def test_long_texts_are_cut_to_the_models_positions(model):
     long = "cat " * 50
     assert model.tokens([long]).lengths[0] == 20
     assert np.isfinite(model.encode([long, "a"])).all()
+    assert model.tokens([long, "a"]).num_cut == 1
     cut = model.tokens([long], max_length=5)
     assert cut.lengths[0] == 5
     whole = model.tokens([long])
@@ -98,7 +99,7 @@ def test_the_module_is_trained_as_any_other():
     model = pretrained(str(FOLDER / "bert"))
     before = model.encode(TEXTS)
     tokens = model.tokens(TEXTS)
-    x = jax.tree.map(jnp.asarray, tokens.padded(np.arange(5), tokens.width()))
+    x = jax.tree.map(jnp.asarray, tokens.padded(np.arange(5), 20))
 
     class Mine(nnx.Module):
         def __init__(self):
@@ -154,10 +155,10 @@ def test_files_that_are_missing_or_broken(tmp_path, monkeypatch):
 
 def test_widths():
     tokens = Tokens.of([[1] * n for n in (3, 8, 9, 512, 513, 1200)], max_length=1300)
-    widths = [tokens.width(np.array([row])) for row in range(6)]
-    assert widths == [8, 8, 12, 512, 1024, 1300]
-    assert tokens.width(np.array([0, 2])) == 12 and tokens.width() == 1300
-    assert Tokens.of([[1] * 500], max_length=500).width() == 500
+    assert tokens.widths.tolist() == [8, 8, 12, 512, 1024, 1300]
+    assert Tokens.of([[1] * 500], max_length=500).widths.tolist() == [500]
+    assert [x["ids"].shape for _, x in tokens.by_length(4)] == [(4, 512), (2, 1300)]
+    assert [x["ids"].shape[0] for _, x in tokens.by_length(6)] == [6]
     batch = tokens.padded(np.array([1, 0]), 10)
     assert batch["ids"].dtype == np.int32 and batch["mask"].dtype == bool
     assert batch["ids"].tolist() == [[1] * 8 + [0] * 2, [1] * 3 + [0] * 7]

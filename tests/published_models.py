@@ -6,7 +6,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file, save_file
 
-FOLDER = Path(__file__).parent / "published"
+FOLDER = Path(__file__).parent / "models" / "published"
 NAMES = ("bert", "roberta")
 
 

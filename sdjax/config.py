@@ -368,9 +368,9 @@ def _with(config: Any, path: list[str], value: Any) -> Any:
 def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) -> Config:
     """`config` with a network and a batch that suit the data where it names none.
 
-    Batches are the power of two nearest below an eighth of the train split, from 32 to 512, and
-    a multiple of devices × microbatches. Vectors get an MLP, images a ConvNet; its width is 32,
-    that of all other encoders 256 (512 from 20,000 examples on).
+    Batches are the power of two nearest below an eighth of the train split, from 32 to 512 (64 for
+    "bert"), and a multiple of devices × microbatches. Vectors get an MLP, images a ConvNet; its
+    width is 32, that of all other encoders 256 (512 from 20,000 examples on).
 
     Args:
       config: checked.
@@ -396,7 +396,8 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     batch_size = config.batch_size
     if not batch_size:
         parts = num_devices * config.microbatches
-        batch_size = min(max(_power_of_two_below(num_examples // 8), 32), 512, num_examples)
+        most = 64 if encoder == "bert" else 512
+        batch_size = min(max(_power_of_two_below(num_examples // 8), 32), most, num_examples)
         batch_size = max(batch_size - batch_size % parts, parts)
     model = dataclasses.replace(config.model, encoder=encoder, width=width)
     return dataclasses.replace(config, model=model, batch_size=batch_size)

@@ -175,7 +175,8 @@ def main(argv: list[str]) -> None:
             faster = best[LIBRARIES[1]]["ms"] / best[each]["ms"]
             rows.append([task, each, f"{best[each]['ms']:.0f}", f"{seconds:.2f}",
                          f"{faster:.2f}", f"{best[each]['MB']:.0f}"])  # fmt: skip
-    print(f"{len(os.sched_getaffinity(0))} cores, batches of {BATCH_SIZE.value} texts of {WIDTH.value} tokens\n")
+    cores = len(os.sched_getaffinity(0))
+    print(f"{cores} cores, batches of {BATCH_SIZE.value} texts of {WIDTH.value} tokens\n")
     names = ["task", "library", "ms a batch", "core-seconds / 1,000 texts", "speed", "peak MB"]
     print(markdown(names, rows, text_columns=2))
 

@@ -25,7 +25,7 @@ POOLINGS = ("mean", "cls")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
 MISSING = ("error", "median")
-INPUT_KINDS = ("dense", "sparse", "image")
+INPUT_KINDS = ("dense", "sparse", "image", "text")
 SCALINGS = ("auto", "standard", "pareto")
 VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
 VALIDATION_LOSSES = ("loss", "bce", "contrastive")
@@ -238,7 +238,7 @@ class Config:
     patience: int = number(0, least=0)
     # Overrides such as "recipe=bce supervise.epochs=30". A run of each is trained, and the best on
     # validation goes on, by select_by, or by the mAP of the last checkpoint without it. Those that
-    # begin with "dense:", "sparse:" or "image:" are for such inputs.
+    # begin with "dense:", "sparse:", "image:" or "text:" are for such inputs.
     candidates: tuple[str, ...] = ()
     # At last, train anew on train and validation, for as many epochs as the checkpoint that would
     # be tested; thresholds are still tuned on validation by the model that had not seen it.
@@ -308,7 +308,7 @@ def candidates(config: Config, kind: str) -> dict[str, Config]:
 
     Args:
       config: of the run.
-      kind: "dense", "sparse", "image" or "", see `Dataset.kind`.
+      kind: "dense", "sparse", "image", "text" or "", see `Dataset.kind`.
 
     Raises:
       InputError: if a candidate is no list of FIELD=VALUE.

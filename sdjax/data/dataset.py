@@ -32,7 +32,7 @@ class Dataset:
       train, validation, test: the splits.
       label_names: of the C labels.
       preprocess: that the sources apply to raw inputs; None where they hold the model's own.
-      kind: "dense" or "sparse" vectors, or "image"; "" for others.
+      kind: "dense" or "sparse" vectors, "image" or "text"; "" for others.
     """
 
     name: str

@@ -277,6 +277,21 @@ def test_processes_share_batches_of_one_width(evaluation):
         jax.tree.map(np.testing.assert_array_equal, joined, whole)
 
 
+def test_joined_sources_of_texts():
+    first, second = ragged(30), ragged(20, seed=1)
+    joined = data.JoinedSource(first, second)
+    np.testing.assert_array_equal(joined.widths, [*first.widths, *second.widths])
+    assert joined.input_spec["ids"].shape == (max(joined.widths),)
+    rows = np.array([31, 2, 49, 0])
+    batch = joined.fetch(rows)["x"]
+    assert batch["ids"].shape == (4, joined.widths[rows].max())
+    assert batch["ids"][:, 0].tolist() == [1, 2, 19, 0]
+    assert joined.fetch(rows[1:2], 60)["x"]["ids"].shape == (1, 60)
+    batches = take(data.training_batches(joined, 8, seed=0, drop_remainder=False), 7)
+    seen = np.concatenate([*map(numbers, batches)])
+    assert sorted(seen.tolist()) == sorted([*range(30), *range(20)])
+
+
 def test_evaluation_visits_all_texts_by_width():
     source = ragged()
     batches = list(data.evaluation_batches(source, 32))

@@ -21,7 +21,9 @@ from sdjax.training import run as run_module
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.logbook import read_records
 from sdjax.training.mesh import make_mesh
+from sdjax.training.selection import select
 from sdjax.training.step import make_train_step
+from sdjax.training.workdir import read_selection
 
 MODEL = str(FOLDER / "bert")
 WORDS = ["cat", "dog", "hat"]
@@ -56,7 +58,7 @@ def config(folder):
         setattr(config.data, split, str(folder / f"{split}.csv"))
     config.data.labels = ",".join(WORDS)
     config.model.weights, config.model.projection_dim = MODEL, 8
-    config.supervise.epochs, config.supervise.learning_rate = 1, 3e-3
+    config.supervise.epochs, config.supervise.learning_rate = 2, 3e-3
     config.model.dropout = 0.0
     config.log_every = config.evaluate_every = 1
     config.checkpoint_every = 100
@@ -126,8 +128,7 @@ def test_a_model_needs_no_other_file_once_it_is_trained(config, folder, tmp_path
 
 
 def test_a_run_resumes_exactly(config, tmp_path, monkeypatch):
-    config.supervise.epochs, config.checkpoint_every = 2, 4
-    config.model.dropout = 0.1
+    config.checkpoint_every = 4
     whole = state_of(config, tmp_path / "whole")
     records = read_records(tmp_path / "whole" / "metrics.jsonl")
     # The folder of a run that ended after 4 of its 12 steps.
@@ -160,6 +161,7 @@ def test_a_run_resumes_exactly(config, tmp_path, monkeypatch):
 def test_devices_share_a_batch(config):
     # Adam would blow up rounding: the gradients of the keys' biases are 0 but for that.
     config.supervise.optimizer, config.supervise.learning_rate = "sgd", 0.01
+    config.recipe, config.supervise.epochs = "bce", 1
     one, four = (state_of(config, devices=count) for count in (1, 4))
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(four.params)):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
@@ -225,7 +227,7 @@ def test_configs_that_cannot_be(config, changes, text):
 
 def test_layers_have_learning_rates_of_their_own(config):
     config.supervise.learning_rates = "encoder=0.5,encoder.embeddings=0,encoder.layers.0=0"
-    config.recipe = "bce"
+    config.recipe, config.supervise.epochs = "bce", 1
     setup = ready(config)
     before, after = (jax.device_get(s.params) for s in (setup.initial_state(), train(setup)))
     same = {
@@ -240,6 +242,17 @@ def test_layers_have_learning_rates_of_their_own(config):
         after["encoder"]["layers"][1],
     )
     assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_a_refit_and_candidates(config, tmp_path):
+    config.supervise.epochs = 1
+    config.candidates = ("text: recipe=bce", "text: recipe=joint", "dense: model.width=8")
+    config.refit, config.checkpoint_every = True, 1000
+    setup = select(ready(config), tmp_path / "run")
+    assert len(setup.dataset.train) == 120
+    results = score(setup, train(setup, tmp_path / "run"), tmp_path / "run")
+    assert np.isfinite(results["test"]["mAP"])
+    assert len(read_selection(tmp_path / "run")["candidates"]) == 2
 
 
 def test_the_config_that_is_shipped(folder, tmp_path):

@@ -21,10 +21,11 @@ MASK_FILLS = ("zero", "sample")
 DTYPES = ("float32", "bfloat16")
 FORMS = ("out", "in")
 NORMS = ("", "batch", "group", "layer")
+POOLINGS = ("mean", "cls")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
 MISSING = ("error", "median")
-INPUT_KINDS = ("dense", "sparse", "image")
+INPUT_KINDS = ("dense", "sparse", "image", "text")
 SCALINGS = ("auto", "standard", "pareto")
 VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
 VALIDATION_LOSSES = ("loss", "bce", "contrastive")
@@ -93,6 +94,11 @@ class DataConfig:
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
     label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them
     image_size: int = number(0, least=0)  # images are resized to this square; 0 keeps their size
+    text: str = ""  # files: the column or field of the texts to learn from, instead of features
+    # Texts: where their tokenizer.json lies (a folder, or an id of the Hugging Face hub); "" is
+    # model.weights.
+    tokenizer: str = ""
+    max_length: int = number(0, least=0)  # texts: most tokens of one; 0: the model's positions
 
 
 @dataclass(unsafe_hash=True)
@@ -112,11 +118,14 @@ class AugmentConfig:
 class ModelConfig:
     """Encoder and projection head; sizes of 0 are read off the data."""
 
-    encoder: str = "auto"  # "mlp" for vectors, "convnet" for images; see `sdjax.models.ENCODERS`
+    # "auto": "mlp" for vectors, "convnet" for images, "bert" for texts; see
+    # `sdjax.models.ENCODERS`.
+    encoder: str = "auto"
     norm: str = choice("", NORMS)  # "" is the encoder's own: none (mlp), "group" (convnet)
     width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
     depth: int = count(2)  # layers (mlp), stages (convnet)
     dropout: float = share(0.1)
+    pooling: str = choice("mean", POOLINGS)  # bert: of the tokens' states
     frequencies: int = number(0, least=0)  # mlp: learned waves of each feature; 0 is none
     projection_width: int = number(0, least=0)  # of the head's hidden layer; 0: linear
     projection_dim: int = count(128)
@@ -124,7 +133,11 @@ class ModelConfig:
     dtype: str = choice("float32", DTYPES)  # of the computation alone
     remat: bool = False  # compute activations anew in the backward pass, layer by layer
     init_from: str = ""  # workdir of a run whose parameters this one starts from
-    weights: str = ""  # file or folder of pretrained weights, for encoders that can load them
+    # Pretrained weights, for encoders that can load them: a safetensors file or a folder, with
+    # config.json, or an id of the Hugging Face hub.
+    weights: str = ""
+    # bert: the sizes of the network, as JSON with the names of a config.json; "": of the weights.
+    architecture: str = ""
 
 
 @dataclass(unsafe_hash=True)
@@ -227,7 +240,7 @@ class Config:
     patience: int = number(0, least=0)
     # Overrides such as "recipe=bce supervise.epochs=30". A run of each is trained, and the best on
     # validation goes on, by select_by, or by the mAP of the last checkpoint without it. Those that
-    # begin with "dense:", "sparse:" or "image:" are for such inputs.
+    # begin with "dense:", "sparse:", "image:" or "text:" are for such inputs.
     candidates: tuple[str, ...] = ()
     # At last, train anew on train and validation, for as many epochs as the checkpoint that would
     # be tested; thresholds are still tuned on validation by the model that had not seen it.
@@ -297,7 +310,7 @@ def candidates(config: Config, kind: str) -> dict[str, Config]:
 
     Args:
       config: of the run.
-      kind: "dense", "sparse", "image" or "", see `Dataset.kind`.
+      kind: "dense", "sparse", "image", "text" or "", see `Dataset.kind`.
 
     Raises:
       InputError: if a candidate is no list of FIELD=VALUE.
@@ -357,9 +370,9 @@ def _with(config: Any, path: list[str], value: Any) -> Any:
 def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) -> Config:
     """`config` with a network and a batch that suit the data where it names none.
 
-    Batches are the power of two nearest below an eighth of the train split, from 32 to 512, and
-    a multiple of devices × microbatches. Vectors get an MLP, images a ConvNet; its width is 32,
-    that of all other encoders 256 (512 from 20,000 examples on).
+    Batches are the power of two nearest below an eighth of the train split, from 32 to 512 (64 for
+    "bert"), and a multiple of devices × microbatches. Vectors get an MLP, images a ConvNet; its
+    width is 32, that of all other encoders 256 (512 from 20,000 examples on).
 
     Args:
       config: checked.
@@ -385,7 +398,8 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     batch_size = config.batch_size
     if not batch_size:
         parts = num_devices * config.microbatches
-        batch_size = min(max(_power_of_two_below(num_examples // 8), 32), 512, num_examples)
+        most = 64 if encoder == "bert" else 512
+        batch_size = min(max(_power_of_two_below(num_examples // 8), 32), most, num_examples)
         batch_size = max(batch_size - batch_size % parts, parts)
     model = dataclasses.replace(config.model, encoder=encoder, width=width)
     return dataclasses.replace(config, model=model, batch_size=batch_size)

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 # From the ground up; a file imports from its own floor, or from one below.
 FLOORS = (
     ("_src", "losses", "relations", "labels", "sharded", "checks", "errors", ""),
-    ("data", "models", "metrics", "retrieval", "config", "configs", "usage", "label_sets"),
+    ("data", "models", "metrics", "retrieval", "config", "configs", "usage", "hub", "label_sets"),
     ("training", "report"),
     ("forecast",),
     ("train", "aot", "predict"),

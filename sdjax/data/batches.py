@@ -54,7 +54,8 @@ def training_batches(
 ) -> Iterator[Batch]:
     """Endless batches, every example once an epoch, in an order drawn anew each epoch.
 
-    Batch k is a pure function of (seed, k): `start=k` resumes a run exactly.
+    Batch k is a pure function of (seed, k): `start=k` resumes a run exactly. Of a source with
+    `widths`, rows of one width are batched together, and batches follow each other at random.
 
     Args:
       source: the examples.
@@ -79,18 +80,25 @@ def training_batches(
         if number < 0:
             raise InputError(f"{name} must be 0 or more, got {number}.")
     positions = _positions(batch_size, rows)
+    used = steps * batch_size if drop_remainder else len(source)
 
     # An epoch's order serves all its batches; two are kept for threads that work ahead.
     @functools.lru_cache(maxsize=2)
-    def order(epoch: int) -> np.ndarray:
-        return np.random.default_rng([seed, epoch]).permutation(len(source))
-
-    used = steps * batch_size if drop_remainder else len(source)
+    def order(epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The examples of all batches, and which part of them each batch is."""
+        random = np.random.default_rng([seed, epoch])
+        examples = random.permutation(len(source))[:used]
+        if source.widths is None:
+            return examples, np.arange(steps)
+        # Examples of one width stay in random order, and so come the batches.
+        examples = examples[np.argsort(source.widths[examples], kind="stable")]
+        return examples, random.permutation(steps)
 
     def batch(number: int) -> Batch:
         epoch, step = divmod(number, steps)
-        first, last = (-(-used * k // steps) for k in (step, step + 1))
-        return _fetch(source, order(epoch)[first:last], positions)
+        examples, parts = order(epoch)
+        first, last = (-(-used * k // steps) for k in (parts[step], parts[step] + 1))
+        return _fetch(source, examples[first:last], positions)
 
     return _iterate(batch, start, sys.maxsize, source)
 
@@ -98,7 +106,7 @@ def training_batches(
 def evaluation_batches(
     source: Source, batch_size: int, *, rows: np.ndarray | None = None
 ) -> Iterator[Batch]:
-    """One pass over `source` in order, the last batch padded.
+    """One pass over `source` in the order of `evaluation_order`, the last batch padded.
 
     Args:
       source: the examples.
@@ -109,13 +117,19 @@ def evaluation_batches(
       An iterator over batches of B rows, or of `rows` alone.
     """
     steps = steps_per_epoch(len(source), batch_size, drop_remainder=False)
-    positions = _positions(batch_size, rows)
+    positions, order = _positions(batch_size, rows), evaluation_order(source)
 
     def batch(number: int) -> Batch:
-        first = number * batch_size
-        return _fetch(source, np.arange(first, min(first + batch_size, len(source))), positions)
+        return _fetch(source, order[number * batch_size :][:batch_size], positions)
 
     return _iterate(batch, 0, steps, source)
+
+
+def evaluation_order(source: Source) -> np.ndarray:
+    """Rows of `source` in the order of `evaluation_batches`: as they are, or by their widths."""
+    if source.widths is None:
+        return np.arange(len(source))
+    return np.argsort(source.widths, kind="stable")
 
 
 def to_device(batch: Batch, sharding: Any) -> dict[str, Any]:
@@ -136,10 +150,13 @@ def _fetch(source: Source, examples: np.ndarray, positions: np.ndarray) -> Batch
     where = positions < len(examples)
     wanted = examples[positions[where]]
     # A process may have no row of a padded batch; one row tells it the shapes.
-    fetched = source.fetch(wanted if len(wanted) else np.array([0]))
-    missing = len(positions) - len(wanted)
+    wanted = wanted if len(wanted) else np.array([0])
+    width = () if source.widths is None else (int(source.widths[examples].max()),)
+    fetched = source.fetch(wanted, *width)
+    count = int(where.sum())
+    missing = len(positions) - count
     if missing:
-        fetched = {name: _padded(x, len(wanted), missing) for name, x in fetched.items()}
+        fetched = {name: _padded(x, count, missing) for name, x in fetched.items()}
     return {**fetched, "where": where}
 
 

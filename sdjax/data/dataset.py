@@ -16,6 +16,8 @@ from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
 from sdjax.data.sources import Source, make_source
 from sdjax.data.splits import with_splits_off, without_unknown_values
+from sdjax.data.texts import TextPreprocess, TextSource
+from sdjax.data.tokens import NO_LIMIT, Tokenizer, Tokens
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
@@ -30,7 +32,7 @@ class Dataset:
       train, validation, test: the splits.
       label_names: of the C labels.
       preprocess: that the sources apply to raw inputs; None where they hold the model's own.
-      kind: "dense" or "sparse" vectors, or "image"; "" for others.
+      kind: "dense" or "sparse" vectors, "image" or "text"; "" for others.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Dataset:
     validation: Source
     test: Source
     label_names: tuple[str, ...]
-    preprocess: Preprocess | None = None
+    preprocess: Preprocess | TextPreprocess | None = None
     kind: str = ""
 
     @property
@@ -82,10 +84,12 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
     one_of("data.missing", config.missing, MISSING)
     one_of("data.scaling", config.scaling, SCALINGS)
+    if config.text and config.name != "files":
+        raise InputError(f"data.text is a column of files; data.name is {config.name!r}.")
     given = _read(config)
     splits = without_unknown_values(with_splits_off(given, config))
     train = splits["train"]
-    preprocess = Preprocess.fit(train, config.image_size, config.missing, config.scaling)
+    preprocess = _fitted(config, train)
     kind = train.modality
     if kind == "vector":
         kind = "sparse" if is_sparse(train.inputs, kind) else "dense"
@@ -98,12 +102,36 @@ def load(config: DataConfig) -> Dataset:
             {split: splits[split] for split in given} | {"train": given["train"]}
         )
     overlap.warn_of_duplicates(name, splits)
-    sources = [make_source(examples, preprocess) for examples in splits.values()]
+    sources = [_source(examples, preprocess) for examples in splits.values()]
     logging.info(
         "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
-        *(name, *map(len, sources), preprocess.input_shape, len(train.label_names)),
+        *(name, *map(len, sources), sources[0].input_spec, len(train.label_names)),
     )
     return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess, kind=kind)
+
+
+def _fitted(config: DataConfig, train: Examples) -> Preprocess | TextPreprocess:
+    """What turns the inputs of all splits into the model's."""
+    if train.modality != "text":
+        return Preprocess.fit(train, config.image_size, config.missing, config.scaling)
+    if not config.tokenizer:
+        raise InputError("data.text needs data.tokenizer, or model.weights that have one.")
+    tokenizer = Tokenizer.of_model(config.tokenizer).content
+    length = config.max_length or NO_LIMIT
+    return TextPreprocess(config.text, tokenizer, length, train.label_names)
+
+
+def _source(examples: Examples, preprocess: Preprocess | TextPreprocess) -> Source:
+    if isinstance(preprocess, Preprocess):
+        return make_source(examples, preprocess)
+    assert examples.labels is not None
+    return TextSource(preprocess(examples.inputs[:]), examples.labels)
+
+
+def read_preprocess(fields: dict[str, Any]) -> Preprocess | TextPreprocess:
+    """What `to_json` of either kind of preprocessing wrote."""
+    kind = TextPreprocess if fields["kind"] == TextPreprocess.kind else Preprocess
+    return kind.from_json(fields)
 
 
 def _read(config: DataConfig) -> dict[str, Examples]:
@@ -123,8 +151,8 @@ def _read(config: DataConfig) -> dict[str, Examples]:
 
 
 def read_inputs(
-    path: str, preprocess: Preprocess, input_key: str = ""
-) -> tuple[np.ndarray, list[str] | None]:
+    path: str, preprocess: Preprocess | TextPreprocess, input_key: str = ""
+) -> tuple[np.ndarray | Tokens, list[str] | None]:
     """Reads new rows to predict, from a file of the formats that `load` reads.
 
     Label columns may be there or not. Images may also be single files or a folder of them.
@@ -132,10 +160,11 @@ def read_inputs(
     Args:
       path: of the file.
       preprocess: of the training run.
-      input_key: the inputs of an .npz, .h5 or .jsonl file; "" finds them.
+      input_key: the inputs of an .npz, .h5 or .jsonl file, or the column of the texts; "" finds
+        them.
 
     Returns:
-      x: float32 [N, ...], preprocessed.
+      x: float32 [N, ...], preprocessed; or the tokens of N texts.
       ids: N names of rows, from a column `id` or the images' file names; None without.
 
     Raises:
@@ -150,7 +179,9 @@ def read_inputs(
     return x, None if examples.ids is None else list(examples.ids)
 
 
-def _matched(examples: Examples, train: Examples, preprocess: Preprocess) -> Examples:
+def _matched(
+    examples: Examples, train: Examples, preprocess: Preprocess | TextPreprocess
+) -> Examples:
     """`examples` after checking that they fit training, labels in the order of training."""
     _check_inputs(examples, preprocess)
     names, expected = examples.label_names, train.label_names
@@ -180,12 +211,14 @@ def _reordered(labels: LabelSets, names: Sequence[str], expected: Sequence[str])
     return LabelIndices(new[np.asarray(labels.indices)], labels.num_classes)
 
 
-def _check_inputs(examples: Examples, preprocess: Preprocess) -> None:
+def _check_inputs(examples: Examples, preprocess: Preprocess | TextPreprocess) -> None:
     inputs, origin = examples.inputs, examples.origin
     if examples.modality != preprocess.kind:
         raise InputError(
             f"{origin}: the inputs are {examples.modality}s, those of training {preprocess.kind}s."
         )
+    if isinstance(preprocess, TextPreprocess):
+        return
     shape = tuple(inputs.shape[1:])
     if shape != preprocess.input_shape:
         what = "features" if preprocess.kind == "vector" else "image shape"

@@ -25,7 +25,7 @@ class Examples:
     Attributes:
       origin: the file or split, for error messages.
       inputs: float [N, F], sparse ones as `SparseRows`; or images, uint8 or float
-        [N, H, W, channels].
+        [N, H, W, channels]; or texts, strings [N].
       labels: multi-hot uint8 [N, C], or `LabelIndices` of int32 [N, L]; None for new rows to
         predict.
       label_names: C names; empty where `labels` is None.
@@ -51,8 +51,8 @@ class Examples:
 
     @property
     def modality(self) -> str:
-        """`vector` or `image`."""
-        return "vector" if len(self.inputs.shape) == 2 else "image"
+        """`text`, `vector` or `image`."""
+        return {1: "text", 2: "vector"}.get(len(self.inputs.shape), "image")
 
     def take(self, rows: np.ndarray) -> "Examples":
         """The examples at `rows`; inputs are not copied, unless they are sparse."""

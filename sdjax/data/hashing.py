@@ -64,19 +64,22 @@ def _of_array(array: RowArray) -> np.ndarray:
     encoded = _encoded(array)
     if encoded is not None:
         rows = array.rows if isinstance(array, Subset) else range(len(array))
-        return _digests(encoded.encoded(int(row)) for row in rows)
+        return digests(encoded.encoded(int(row)) for row in rows)
     if isinstance(array, Subset) and isinstance(array.base, SparseRows):
         array = array.base.take(array.rows)
     if isinstance(array, SparseRows):
-        return _digests(array.content())
+        return digests(array.content())
+    if array.dtype == object:  # texts
+        return digests(text.encode() for text in array[:])
     parts = [np.zeros(0, np.uint64)]
     for block in blocks(array):
         values = np.ascontiguousarray(array[block])
-        parts.append(_digests(values.reshape(len(values), -1).view(np.uint8)))
+        parts.append(digests(values.reshape(len(values), -1).view(np.uint8)))
     return np.concatenate(parts)
 
 
-def _digests(rows: Iterable[Any]) -> np.ndarray:
+def digests(rows: Iterable[Any]) -> np.ndarray:
+    """One hash of 64 bits of each of the `rows`, which are bytes, uint64 [N]."""
     content = b"".join(hashlib.blake2b(row, digest_size=8).digest() for row in rows)
     return np.frombuffer(content, "<u8").astype(np.uint64)
 

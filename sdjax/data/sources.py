@@ -30,7 +30,18 @@ class Source(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, rows: np.ndarray) -> Any:
-        """The inputs at `rows` [B]: an array [B, ...], or a pytree of such arrays."""
+        """The inputs at `rows` [B]: an array [B, ...], or a pytree of such arrays.
+
+        A source with `widths` takes a second argument, the width to pad to.
+        """
+
+    @property
+    def widths(self) -> np.ndarray | None:
+        """What the sequence of each row is padded to by itself, int [N]; None where none is padded.
+
+        A batch is as wide as its widest row, and rows of like widths share a batch.
+        """
+        return None
 
     @property
     def in_memory(self) -> bool:
@@ -51,9 +62,14 @@ class Source(abc.ABC):
         hashes = [hashing.row_hashes(self.inputs(rows)) for rows in chunks]
         return hashing.fingerprint(np.concatenate(hashes), self.labels, self.input_spec)
 
-    def fetch(self, rows: np.ndarray) -> dict[str, Any]:
-        """The examples at `rows` [B], as one batch {"x", "labels"}."""
-        return {"x": self.inputs(rows), "labels": label_sets.take(self.labels, rows)}
+    def fetch(self, rows: np.ndarray, *width: int) -> dict[str, Any]:
+        """The examples at `rows` [B], as one batch {"x", "labels"}, or as part of one.
+
+        Args:
+          rows: of the examples.
+          width: of the batch, where a source with `widths` is to pad to that.
+        """
+        return {"x": self.inputs(rows, *width), "labels": label_sets.take(self.labels, rows)}
 
     def __len__(self) -> int:
         return label_sets.num_rows(self.labels)
@@ -143,20 +159,36 @@ class JoinedSource(Source):
         return all(part.in_memory for part in self._parts)
 
     @functools.cached_property
+    def widths(self) -> np.ndarray | None:
+        first, second = (part.widths for part in self._parts)
+        if first is None or second is None:
+            return None
+        return np.concatenate([first, second])
+
+    @property
+    def input_spec(self) -> Any:
+        first, second = self._parts
+        if first.widths is None or second.widths is None:
+            return super().input_spec
+        return (first if first.widths.max() >= second.widths.max() else second).input_spec
+
+    @functools.cached_property
     def fingerprint(self) -> str:
         return "+".join(part.fingerprint for part in self._parts)
 
-    def inputs(self, rows: np.ndarray) -> Any:
+    def inputs(self, rows: np.ndarray, *width: int) -> Any:
         rows = np.asarray(rows)
+        if self.widths is not None and not width:
+            width = (int(self.widths[rows].max(initial=1)),)
         first, second = self._parts
         in_second = rows >= len(first)
         parts = [
             (first, ~in_second, rows[~in_second]),
             (second, in_second, rows[in_second] - len(first)),
         ]
-        parts = [(source.inputs(there), here) for source, here, there in parts if here.any()]
+        parts = [(each.inputs(there, *width), here) for each, here, there in parts if here.any()]
         if len(parts) == 1 or not parts:
-            return parts[0][0] if parts else first.inputs(rows)
+            return parts[0][0] if parts else first.inputs(rows, *width)
         order = np.argsort(np.concatenate([np.flatnonzero(here) for _, here in parts]))
         return jax.tree.map(lambda *x: np.concatenate(x)[order], *(x for x, _ in parts))
 

@@ -13,7 +13,8 @@ from sdjax import label_sets
 from sdjax.data.dataset import Dataset
 from sdjax.data.examples import listing
 from sdjax.data.rows import BLOCK_ELEMENTS, blocks
-from sdjax.data.sources import ArraySource
+from sdjax.data.sources import ArraySource, Source
+from sdjax.data.texts import TextPreprocess, TextSource
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
 
@@ -59,6 +60,8 @@ def summarise(dataset: Dataset, details: Mapping[str, object] | None = None) -> 
 
 def _inputs(dataset: Dataset) -> str:
     preprocess = dataset.preprocess
+    if isinstance(preprocess, TextPreprocess):
+        return _texts(dataset.train, preprocess)
     specs = jax.tree.leaves(dataset.input_spec)
     if len(specs) > 1 or preprocess is None:
         return ", ".join(f"{spec.dtype} {tuple(spec.shape)}" for spec in specs)
@@ -71,6 +74,17 @@ def _inputs(dataset: Dataset) -> str:
         text += f"; one-hot: {listing(columns, 4)}"
     if preprocess.medians:
         text += f"; {len(preprocess.indicators)} with missing values, filled in by their medians"
+    return text
+
+
+def _texts(train: Source, preprocess: TextPreprocess) -> str:
+    text = f"texts of column {preprocess.column!r}"
+    if isinstance(train, TextSource):
+        tokens = train.tokens
+        least, median, most = np.quantile(tokens.lengths, (0, 0.5, 1), method="nearest")
+        text += f": {least} to {most} tokens, {median} in the median"
+        if tokens.num_cut:
+            text += f"; {tokens.num_cut:,} cut to {tokens.max_length}"
     return text
 
 
@@ -110,7 +124,7 @@ def _feature_warnings(dataset: Dataset) -> Iterator[str]:
     rows = np.linspace(0, len(train) - 1, most).astype(int)
     x = train.raw_inputs(rows) if isinstance(train, ArraySource) else train.inputs(rows)
     x = np.asarray(x, np.float32)
-    known = dataset.preprocess.feature_names if dataset.preprocess else ()
+    known = getattr(dataset.preprocess, "feature_names", ())
     names = list(known) or [str(k) for k in range(x.shape[1])]
     identifiers = [names[k] for k in _identifiers(x, known)]
     if identifiers:

@@ -1,15 +1,19 @@
 """Encoders by name: how each is built, what it takes, and how weights are loaded into it."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from sdjax.checks import one_of
 from sdjax.config import ModelConfig
 from sdjax.errors import InputError
+from sdjax.models import bert
 from sdjax.models.encoders import MLP, ConvNet
 
 # One example: arrays' shapes and dtypes, in the structure of a batch's inputs.
@@ -26,12 +30,17 @@ class Encoder:
       takes: what the inputs must be, for error messages.
       accepts: whether an input spec is such.
       load: of (module, path), puts pretrained weights into the module; None where there are none.
+      architecture: of (path), the sizes of the network whose weights are there, as JSON; None where
+        the config has them.
+      max_length: of (config), most tokens of a text; None where there is no limit.
     """
 
     build: Callable[[ModelConfig, InputSpec, nnx.Rngs], nnx.Module]
     takes: str
     accepts: Callable[[InputSpec], bool]
-    load: Callable[[nnx.Module, str], None] | None = None
+    load: Callable[[Any, str], None] | None = None
+    architecture: Callable[[str], str] | None = None
+    max_length: Callable[[ModelConfig], int] | None = None
 
 
 ENCODERS: dict[str, Encoder] = {}
@@ -43,7 +52,9 @@ def register_encoder(
     *,
     takes: str = "any inputs",
     accepts: Callable[[InputSpec], bool] = lambda spec: True,
-    load: Callable[[nnx.Module, str], None] | None = None,
+    load: Callable[[Any, str], None] | None = None,
+    architecture: Callable[[str], str] | None = None,
+    max_length: Callable[[ModelConfig], int] | None = None,
 ) -> None:
     """Adds an encoder, or replaces one, under the name that `config.model.encoder` then takes.
 
@@ -55,8 +66,23 @@ def register_encoder(
       takes: what the inputs must be, for error messages.
       accepts: whether an input spec is such.
       load: of (module, path), puts the weights at `config.model.weights` into the module.
+      architecture: of (path), what `config.model.architecture` is for those weights.
+      max_length: of (config), most tokens of a text.
     """
-    ENCODERS[name] = Encoder(build, takes, accepts, load)
+    ENCODERS[name] = Encoder(build, takes, accepts, load, architecture, max_length)
+
+
+def with_architecture(config: ModelConfig) -> ModelConfig:
+    """`config` with the sizes of the network whose weights it names, where its encoder wants them.
+
+    A run keeps them, so that its model needs no other file.
+    """
+    if config.encoder == "auto" or config.architecture or not config.weights:
+        return config
+    encoder = ENCODERS[one_of("encoder", config.encoder, ENCODERS)]
+    if encoder.architecture is None:
+        return config
+    return dataclasses.replace(config, architecture=encoder.architecture(config.weights))
 
 
 def make_encoder(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Any:
@@ -81,6 +107,12 @@ def make_encoder(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> 
             f"{', '.join(able) or 'none'}."
         )
     return module
+
+
+def max_length(config: ModelConfig) -> int:
+    """Most tokens of a text that the encoder of `config` takes; 0 where there is no limit."""
+    known = ENCODERS[one_of("encoder", config.encoder, ENCODERS)].max_length
+    return 0 if known is None else known(config)
 
 
 def load_weights(config: ModelConfig, module: nnx.Module) -> None:
@@ -121,5 +153,44 @@ def _convnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Conv
     )
 
 
+def _bert(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> bert.Bert:
+    options = {"pooling": config.pooling, "dropout": config.dropout}
+    return bert.Bert(_bert_sizes(config), **options, **_options(config, rngs))
+
+
+def _bert_sizes(config: ModelConfig) -> bert.BertSizes:
+    if not config.architecture:
+        raise InputError(
+            "model.encoder 'bert' needs model.weights: a folder with config.json, which gives the "
+            "network's sizes, and model.safetensors; or an id of the Hugging Face hub."
+        )
+    try:
+        fields = json.loads(config.architecture)
+    except ValueError as error:
+        raise InputError(f"model.architecture is not JSON: {error}.") from error
+    return bert.BertSizes.of("model.architecture", fields)
+
+
+def _bert_architecture(origin: str) -> str:
+    return json.dumps(dataclasses.asdict(bert.read_sizes(origin)))
+
+
+def _are_tokens(spec: InputSpec) -> bool:
+    if not isinstance(spec, Mapping) or not {"ids", "mask"} <= set(spec):
+        return False
+    return all(len(x.shape) == 1 for x in spec.values()) and jnp.issubdtype(
+        spec["ids"].dtype, jnp.integer
+    )
+
+
 register_encoder("mlp", _mlp, takes="vectors [F]", accepts=_of_rank(1))
 register_encoder("convnet", _convnet, takes="images [height, width, channels]", accepts=_of_rank(3))
+register_encoder(
+    "bert",
+    _bert,
+    takes='tokens {"ids": [T], "mask": [T]}, as texts become by data.text',
+    accepts=_are_tokens,
+    load=bert.load,
+    architecture=_bert_architecture,
+    max_length=lambda config: _bert_sizes(config).max_length,
+)

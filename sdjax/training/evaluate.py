@@ -1,7 +1,7 @@
 """Scores and embeddings of a whole split, and the numbers of its learning curve."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -11,7 +11,7 @@ from flax import nnx
 
 from sdjax import metrics as metrics_lib
 from sdjax.config import VALIDATION_METRICS, Config
-from sdjax.data import Source, evaluation_batches, to_device
+from sdjax.data import Source, evaluation_batches, evaluation_order, to_device
 from sdjax.training.mesh import Mesh, batch_sharding, replicated, rows_of_process
 from sdjax.training.objective import Batch, Objective
 from sdjax.training.processes import is_main
@@ -81,7 +81,15 @@ def run_model(
         # Padding, if any, ends the last batch.
         left = len(source) - batch_size * len(parts)
         parts.append([output[:left] for output in outputs])
-    return Outputs(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    return Outputs(*(_in_order(source, each) for each in zip(*parts, strict=True)))
+
+
+def _in_order(source: Source, parts: Iterable[np.ndarray]) -> np.ndarray:
+    """What batches gave, as one array in the order of the source's rows."""
+    given = np.concatenate(list(parts))
+    result = np.empty_like(given)
+    result[evaluation_order(source)] = given
+    return result
 
 
 @functools.lru_cache(maxsize=32)
@@ -137,7 +145,7 @@ def make_validate(
                 scores.append(jax.device_get(forward(state.best, on_device["x"])[0])[:count])
         if phase.supervised and is_main():
             totals |= metrics_lib.evaluate(
-                source.labels, np.concatenate(scores), only=VALIDATION_METRICS
+                source.labels, _in_order(source, scores), only=VALIDATION_METRICS
             )
         return totals
 

@@ -118,7 +118,8 @@ class Objective:
         (params, aux, batch, key, training) -> (loss, (aux, metrics))
 
     Two views of each example are drawn where the encoder learns; they are one batch of twice the
-    size to the contrastive loss, in which an example's views are positives of each other. With a
+    size to the contrastive loss, in which an example's views are positives of each other. Views of
+    texts differ by the encoder's dropout alone; without a contrastive loss they are one. With a
     queue, one view is the anchor, and the other, as the follower sees it, a candidate beside those
     that are remembered.
 
@@ -148,7 +149,9 @@ class Objective:
             first_view, second_view = (
                 _view(each, batch, self.config.augment) for each in (first, second)
             )
-            anchors = first_view if self._queued else _side_by_side(first_view, second_view)
+            # Without random views there is nothing to take twice, unless to contrast.
+            one = self._queued or (first_view is batch and not phase.contrastive)
+            anchors = first_view if one else _side_by_side(first_view, second_view)
         if training:
             classified, smoothing = anchors, self.config.label_smoothing
             results, variables = self._network(weights, anchors, dropout, ("z", "bce"), smoothing)

@@ -1,6 +1,7 @@
 """A trained model, ready to use, or to start another run from."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,9 @@ import numpy as np
 from flax import nnx
 
 from sdjax.config import Config
-from sdjax.data import Preprocess, steps_per_epoch
+from sdjax.data import Preprocess, TextPreprocess, steps_per_epoch
+from sdjax.data.dataset import read_preprocess
+from sdjax.data.tokens import Tokens
 from sdjax.errors import InputError
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, Position
@@ -25,6 +28,7 @@ from sdjax.training.state import (
     model_graph,
 )
 
+AnyPreprocess = Preprocess | TextPreprocess
 _BATCH = 256
 
 
@@ -45,7 +49,7 @@ class Predictor:
     def __init__(
         self,
         config: Config,
-        preprocess: Preprocess | None,
+        preprocess: AnyPreprocess | None,
         label_names: tuple[str, ...],
         spec: ExampleSpec,
         phase: Phase,
@@ -112,19 +116,28 @@ class Predictor:
         return x if self.preprocess is None else self.preprocess(x)
 
     def _run(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
-        count = len(jax.tree.leaves(x)[0])
-
         def padded(rows: np.ndarray) -> np.ndarray:
             return np.pad(rows, [(0, _BATCH - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
-        parts = []
-        for start in range(0, max(count, 1), _BATCH):
-            stop = min(start + _BATCH, count)
-            chunk = jax.tree.map(lambda rows, a=start, b=stop: padded(rows[a:b]), x)
-            outputs = self._forward(self.weights, chunk)
-            parts.append([np.asarray(output)[: stop - start] for output in outputs])
-        scores, embeddings = (np.concatenate(part) for part in zip(*parts, strict=True))
+        places, parts = [], []
+        for rows, chunk in _chunks(x):
+            outputs = self._forward(self.weights, jax.tree.map(padded, chunk))
+            places.append(rows)
+            parts.append([np.asarray(output)[: len(rows)] for output in outputs])
+        order = np.argsort(np.concatenate(places))
+        scores, embeddings = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
         return scores, embeddings
+
+
+def _chunks(x: Any) -> Iterator[tuple[np.ndarray, Any]]:
+    """(row numbers, their inputs), at most 256 at a time; one chunk of no rows where x has none."""
+    if isinstance(x, Tokens):
+        yield from x.by_length(_BATCH)
+        return
+    count = len(jax.tree.leaves(x)[0])
+    for start in range(0, max(count, 1), _BATCH):
+        rows = np.arange(start, min(start + _BATCH, count))
+        yield rows, jax.tree.map(lambda array, a=start: array[a : a + _BATCH], x)
 
 
 def load(workdir: str | Path) -> Predictor:
@@ -151,7 +164,7 @@ def load(workdir: str | Path) -> Predictor:
 
 def restored(
     workdir: Path,
-) -> tuple[Config, Preprocess | None, tuple[str, ...], ExampleSpec, Phase, TrainState]:
+) -> tuple[Config, AnyPreprocess | None, tuple[str, ...], ExampleSpec, Phase, TrainState]:
     """What `load` makes a `Predictor` of, the whole state last."""
     for name in (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.CHECKPOINTS):
         if not (workdir / name).exists():
@@ -163,7 +176,7 @@ def restored(
     data = json.loads((workdir / workdir_lib.DATA).read_text())
     spec = workdir_lib.example_spec(data)
     path = workdir / workdir_lib.PREPROCESS
-    preprocess = Preprocess.from_json(json.loads(path.read_text())) if path.exists() else None
+    preprocess = read_preprocess(json.loads(path.read_text())) if path.exists() else None
     per_epoch = steps_per_epoch(data["train"]["examples"], config.batch_size, config.drop_remainder)
     phases = make_phases(config, per_epoch)
     one_device = make_mesh(devices=jax.local_devices()[:1])

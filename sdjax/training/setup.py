@@ -14,8 +14,9 @@ from sdjax import data as data_lib
 from sdjax import label_sets
 from sdjax.config import VALIDATION_METRICS, Config
 from sdjax.errors import InputError
-from sdjax.models.registry import load_weights
+from sdjax.models import registry
 from sdjax.training import momentum_queue, predictor
+from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import ForeignCheckpointError, Position
 from sdjax.training.evaluate import make_losses
 from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
@@ -133,6 +134,7 @@ def make_setup(
     config_lib.check(config)
     if (unused := config_lib.unused(config)) and is_main():
         logging.warning("Recipe %r has no use for %s.", config.recipe, ", ".join(unused))
+    config = _with_published_sizes(config)
     dataset = dataset or _load_data(config)
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train
@@ -178,6 +180,32 @@ def program_config(config: Config) -> Config:
     )
 
 
+def _with_published_sizes(config: Config) -> Config:
+    """`config` with what its pretrained weights tell of the network, and for texts the tokenizer.
+
+    A run that starts from another takes both from there.
+    """
+    model, data = config.model, config.data
+    if data.text and model.encoder == "auto":
+        model = dataclasses.replace(model, encoder="bert")
+    source = model.weights
+    if model.init_from and not model.weights:
+        started = workdir_lib.read_config(Path(model.init_from))
+        source = started.data.tokenizer
+        architecture = model.architecture or started.model.architecture
+        model = dataclasses.replace(model, architecture=architecture)
+    model = registry.with_architecture(model)
+    if data.text:
+        data = dataclasses.replace(data, tokenizer=data.tokenizer or source)
+        most = registry.max_length(model)
+        if most and data.max_length > most:
+            raise InputError(
+                f"data.max_length must be at most the model's {most}, got {data.max_length}."
+            )
+        data = dataclasses.replace(data, max_length=data.max_length or most)
+    return dataclasses.replace(config, model=model, data=data)
+
+
 def _load_data(config: Config) -> data_lib.Dataset:
     """The data set; process 0 first: what it prepares on a shared disk is ready for the others."""
     loaded = []
@@ -213,7 +241,7 @@ def _initial_weights(
     if not config.model.weights:
         return None
     model = make_model(config, spec, jax.random.key(config.seed))
-    load_weights(config.model, model.encoder)
+    registry.load_weights(config.model, model.encoder)
     _, *states = nnx.split(model, nnx.Param, ...)
     parts = [nnx.filter_state(state, lambda path, _: path[0] == "encoder") for state in states]
     members = config.model.members

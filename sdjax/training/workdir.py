@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from sdjax.config import Config, flat, from_dict
-from sdjax.data import Dataset, Preprocess
+from sdjax.data import Dataset, Preprocess, TextPreprocess
 from sdjax.errors import InputError
 from sdjax.labels import LabelIndices
 from sdjax.training.processes import failing_together, gather_texts, is_main
@@ -42,6 +42,7 @@ _CHANGEABLE = (
     "data.validation",
     "data.test",
     "data.data_dir",
+    "data.tokenizer",
 )
 SPLITS = ("train", "validation", "test")
 _TOKEN = ".shared"
@@ -147,7 +148,10 @@ def example_spec(data: dict[str, Any]) -> ExampleSpec:
 
 
 def open_workdir(
-    workdir: Path, config: Config, data: dict[str, Any], preprocess: Preprocess | None
+    workdir: Path,
+    config: Config,
+    data: dict[str, Any],
+    preprocess: Preprocess | TextPreprocess | None,
 ) -> None:
     """Makes `workdir`, which was checked, the home of a run."""
     write_json(workdir / CONFIG, dataclasses.asdict(config))

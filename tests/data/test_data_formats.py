@@ -276,10 +276,10 @@ def test_names_in_one_text_beside_a_list_of_inputs(tmp_path):
 def test_text_is_refused(tmp_path):
     rows = [{"id": "k", "text": "A long day.", "labels": ["joy"]}]
     path = write_lines(tmp_path / "a.jsonl", rows)
-    with pytest.raises(ValueError, match=r"field 'text' is text \('A long day.'\).*encoder of tok"):
+    with pytest.raises(ValueError, match=r"field 'text' is text \('A long day.'\).*in data.text"):
         read(path)
-    with pytest.raises(ValueError, match=r"the input 'A long day.' is no image.*encoder of tokens"):
+    with pytest.raises(ValueError, match=r"the input 'A long day.' is no image.*in data.text"):
         read(path, input_key="text")
     (tmp_path / "a.csv").write_text("text,l\nA long day.,1\n")
-    with pytest.raises(ValueError, match=r"'text' is not a number: 'A long .*encoder of tokens"):
+    with pytest.raises(ValueError, match=r"'text' is not a number: 'A long .*in data.text"):
         read(tmp_path / "a.csv", labels="l")

@@ -6,6 +6,7 @@ import itertools
 import re
 import warnings
 from collections import Counter
+from typing import Any
 
 from sdjax.data.examples import Examples, listing
 from sdjax.data.readers import label_lists, tables, text
@@ -38,12 +39,14 @@ def _read(path: str, options: ReadOptions, delimiters: tuple[str, ...]) -> Examp
     delimiter, rows = _sniff(lines, delimiters)
     header = rows[0] if rows else []
     _check_header(path, header)
-    converters = {}
+    converters: dict[str, Any] = {}
     if options.label_separator and options.labels:
         # Split before pandas makes numbers of "07" and "1,2", and a missing value of "NA".
         split = functools.partial(label_lists.split_cell, separator=options.label_separator)
         columns = select(path, "data.labels", options.labels, header, required=False)
         converters = dict.fromkeys(columns, split)
+    if options.text:  # in a list, since "" and "NA" alone become missing values
+        converters[options.text] = _in_list
     # What is text in training is text here, also where all of it looks like numbers.
     kinds: dict = dict.fromkeys(options.vocabulary or (), str)
     comma = delimiter != "," and any(_DECIMAL_COMMA.fullmatch(x) for row in rows[1:] for x in row)
@@ -59,7 +62,13 @@ def _read(path: str, options: ReadOptions, delimiters: tuple[str, ...]) -> Examp
             low_memory=False,
             encoding=encoding,
         )
+    if options.text in frame:
+        frame[options.text] = [text for (text,) in frame[options.text]]
     return tables.from_frame(path, frame, options)
+
+
+def _in_list(cell: str) -> list[str]:
+    return [cell]
 
 
 def _sniff(lines: list[str], delimiters: tuple[str, ...]) -> tuple[str, list[list[str]]]:

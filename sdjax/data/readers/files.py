@@ -39,6 +39,7 @@ READERS: dict[str, Reader] = {
     **TEXT_READERS,
     **{f"{suffix}.gz": reader for suffix, reader in TEXT_READERS.items()},
 }
+TEXT_COLUMNS = (".csv", ".tsv", ".parquet", ".jsonl")
 KNOWN = f"{', '.join(name for name in READERS if not name.endswith('.gz'))}; text also as .gz"
 
 
@@ -53,6 +54,7 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
         image_size=config.image_size,
         missing=config.missing,
         categories=config.categories,
+        text=config.text,
     )
     defaults = DataConfig()
     for split, path in (("train", config.train), ("test", config.test)):
@@ -100,6 +102,10 @@ def read_examples(path: str, options: ReadOptions) -> Examples:
     if suffix not in READERS or os.path.isdir(path):
         what = "a folder" if os.path.isdir(path) else f"suffix {suffix!r}"
         raise InputError(f"{path}: {what}; data files are {KNOWN}.")
+    if options.text and suffix.removesuffix(".gz") not in TEXT_COLUMNS:
+        raise InputError(
+            f"{path}: data.text is a column of {', '.join(TEXT_COLUMNS)} files, which this is not."
+        )
     return READERS[suffix](path, options)
 
 

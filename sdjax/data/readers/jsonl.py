@@ -44,6 +44,8 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
     label_key = find_key(path, "data.label_key", options.label_key, LABEL_KEYS, keys)
     if not rows:
         raise InputError(f"{path}: the file has no row.")
+    if options.text:
+        return _read_texts(path, rows, keys, label_key, options)
     if input_key is None or not isinstance(rows[0].get(input_key), list | dict | str):
         _refuse_text(path, rows[0], label_key, options)
         return tables.from_frame(path, pd.DataFrame(rows, columns=keys), options)
@@ -54,10 +56,31 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
             raise InputError(f"{path}: set data.label_key. Keys: {listing(keys)}.")
         column = _column(path, rows, label_key)
         labels, label_names = _labels(path, column, options)
-    ids = tuple(str(row["id"]) for row in rows) if all("id" in row for row in rows) else None
+    ids = _ids(rows)
     if ids is None and isinstance(inputs, EncodedImages):
         ids = tuple(row[input_key] for row in rows)
     return Examples(path, inputs, labels, label_names, feature_names, ids)
+
+
+def _read_texts(
+    path: str, rows: Objects, keys: list[str], label_key: str | None, options: ReadOptions
+) -> Examples:
+    """Texts with the labels of one field, or else of the fields that `options.labels` names."""
+    import pandas as pd
+
+    if options.text not in keys:
+        raise InputError(f"{path}: data.text {options.text!r} is not there. Keys: {listing(keys)}.")
+    if options.labelled and label_key is None:
+        return tables.from_frame(path, pd.DataFrame(rows, columns=keys), options)
+    inputs = tables.texts(path, [row.get(options.text) for row in rows], options.text)
+    labels, names = None, ()
+    if options.labelled and label_key is not None:
+        labels, names = _labels(path, _column(path, rows, label_key), options)
+    return Examples(path, inputs, labels, names, ids=_ids(rows))
+
+
+def _ids(rows: Objects) -> tuple[str, ...] | None:
+    return tuple(str(row["id"]) for row in rows) if all("id" in row for row in rows) else None
 
 
 def _rows(path: str) -> Objects:

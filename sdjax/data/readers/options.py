@@ -33,6 +33,7 @@ class ReadOptions:
       missing: "error", or "median" where missing values of tables are filled in later.
       categories: text columns of at most so many values become one-hot; 0: text is an error.
       vocabulary: the values of those columns in training; None where this is training.
+      text: the column or field of the texts, which are then the inputs; "" where there are none.
     """
 
     labels: str = ""
@@ -48,6 +49,7 @@ class ReadOptions:
     missing: str = "error"
     categories: int = 0
     vocabulary: Mapping[str, tuple[str, ...]] | None = None
+    text: str = ""
 
 
 def select(

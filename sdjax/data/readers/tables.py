@@ -11,13 +11,14 @@ from sdjax.data.examples import Examples, check_binary, check_finite, listing
 from sdjax.data.readers import label_lists
 from sdjax.data.readers.options import ReadOptions, readable, select
 from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
 
 if TYPE_CHECKING:
     import pandas as pd
 
 # A column of row names, or the index that pandas writes: never a feature.
 ID_COLUMNS = ("id", "unnamed: 0")
-TEXT = "Text needs an encoder of tokens, which is not there yet."
+TEXT = "If it is the text to learn from, name it in data.text."
 
 
 def read_parquet(path: str, options: ReadOptions) -> Examples:
@@ -35,9 +36,19 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
     Columns are matched by name: another split, or rows to predict, may have them in any order.
     """
     frame = frame.rename(columns=str)
+    if options.text and options.text not in frame.columns:
+        raise InputError(
+            f"{path}: data.text {options.text!r} is no column. Columns: "
+            f"{listing(list(frame.columns))}."
+        )
     ids = [name for name in frame.columns if name.lower() in ID_COLUMNS]
     named = _column_of_names(path, frame, options)
     label_names = [named] if named else label_columns(path, list(frame.columns), options)
+    if options.text:
+        labels, label_names = _labels(path, frame, named, label_names, options)
+        inputs = texts(path, frame[options.text].tolist(), options.text)
+        names = tuple(map(str, frame[ids[0]])) if ids else None
+        return Examples(path, inputs, labels, tuple(label_names), ids=names)
     # A label whose name stood in a column may be called like a feature.
     dropped = {*label_names, *ids}.difference(options.feature_names)
     if options.ignore:
@@ -60,23 +71,46 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
         missing_allowed=options.missing == "median",
         advice="Fill them in, set data.missing='median', or leave the column out with data.ignore.",
     )
-    labels = None
-    if options.labelled and named:
-        separator, cells = options.label_separator, frame[named]
-        cells = cells.astype(object).where(cells.notna(), None)
-        lists = [label_lists.split_cell(value, separator) for value in cells]
-        labels, label_names = label_lists.from_names(path, lists, options)
-    elif options.labelled:
-        labels = _binary(path, frame, label_names)
+    labels, label_names = _labels(path, frame, named, label_names, options)
     return Examples(
         origin=path,
         inputs=inputs,
         labels=labels,
-        label_names=tuple(label_names) if options.labelled else (),
+        label_names=label_names,
         feature_names=names,
         ids=tuple(map(str, frame[ids[0]])) if ids else None,
         categories=categories,
     )
+
+
+def _labels(
+    path: str, frame: "pd.DataFrame", named: str | None, names: list[str], options: ReadOptions
+) -> tuple[LabelSets | None, tuple[str, ...]]:
+    """Label sets and their names, of the column of names or of columns of 0/1."""
+    if not options.labelled:
+        return None, ()
+    if not named:
+        return _binary(path, frame, names), tuple(names)
+    separator, cells = options.label_separator, frame[named]
+    cells = cells.astype(object).where(cells.notna(), None)
+    lists = [label_lists.split_cell(value, separator) for value in cells]
+    return label_lists.from_names(path, lists, options)
+
+
+def texts(path: str, column: list[Any], name: str) -> np.ndarray:
+    """A column of texts as strings [N].
+
+    Raises:
+      InputError: naming the row, where a text is missing, or is something else.
+    """
+    for row, value in enumerate(column):
+        if not isinstance(value, str):
+            missing = value is None or value != value
+            raise InputError(
+                f"{path}: the text {name!r} is {'missing' if missing else repr(value)[:60]} in row "
+                f"{row} (the first row is 0); a string was expected, which may be empty."
+            )
+    return np.array(column, object)
 
 
 def label_columns(path: str, columns: list[str], options: ReadOptions) -> list[str]:

@@ -1,0 +1,27 @@
+"""Your own texts (.csv, .tsv, .parquet, .jsonl) on a published encoder, BERT or RoBERTa.
+
+    pip install -e ".[train,text]"
+    python train.py --config=configs/text.py \
+      --config.data.train=mine.csv --config.data.text=text --config.data.labels='label_*' \
+      --config.model.weights=FOLDER
+
+FOLDER has config.json, model.safetensors and tokenizer.json; an id of the Hugging Face hub will do
+as well. Labels are columns of 0/1, or names in one column (--config.data.label_separator=';').
+Validation and test are split off train where there are no files of them. With --config.recipe=
+finetune, --config.pretrain.epochs=3 --config.pretrain.learning_rates=encoder=0.03 suit as well.
+"""
+
+from sdjax.config import Config, DataConfig, LossConfig, ModelConfig, PhaseConfig
+
+
+def get_config() -> Config:
+    config = Config(recipe="joint", batch_size=0, contrastive_weight=0.1)
+    config.data = DataConfig(name="files", train="", validation="", test="", text="text")
+    config.loss = LossConfig(name="sd", temperature=0.1)
+    config.model = ModelConfig(encoder="bert", dropout=0.1)
+    # The new layers learn at 1e-3, the encoder at 3e-5.
+    config.supervise = PhaseConfig(
+        epochs=3, learning_rate=1e-3, learning_rates="encoder=0.03", weight_decay=0.01
+    )
+    config.evaluate_every = 1
+    return config

@@ -1,0 +1,118 @@
+"""Texts as a model's input: tokenised once when they are read, padded when they are fetched."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from sdjax import label_sets
+from sdjax.data import hashing
+from sdjax.data.examples import check_labels
+from sdjax.data.readers.options import ReadOptions
+from sdjax.data.sources import Source
+from sdjax.data.tokens import TokenBatch, Tokenizer, Tokens
+from sdjax.errors import InputError
+from sdjax.label_sets import LabelSets
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclasses.dataclass(frozen=True)
+class TextPreprocess:
+    """Tokenisation, with all that it needs.
+
+    Attributes:
+      column: that holds the texts, in files.
+      tokenizer: content of a tokenizer.json.
+      max_length: most tokens of a text; the rest is left out.
+      label_names: C names.
+    """
+
+    column: str
+    tokenizer: str = dataclasses.field(repr=False)
+    max_length: int
+    label_names: tuple[str, ...]
+
+    kind = "text"
+
+    def __call__(self, texts: "Sequence[str] | np.ndarray | pd.DataFrame") -> Tokens:
+        """The tokens of N texts, or of the column `column` of a frame.
+
+        Raises:
+          InputError: if they are no sequence of strings.
+        """
+        rows: Any = texts
+        if hasattr(rows, "columns"):
+            from sdjax.data.readers import tables
+
+            rows = tables.from_frame("inputs", rows, self.read_options()).inputs
+        return self._tokenizer(rows, self.max_length)
+
+    @functools.cached_property
+    def _tokenizer(self) -> Tokenizer:
+        return Tokenizer(self.tokenizer)
+
+    def read_options(self, input_key: str = "") -> ReadOptions:
+        """How to read new rows, with labels or without."""
+        return ReadOptions(
+            text=input_key or self.column, label_names=self.label_names, labelled=False
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, as a dict of plain numbers, strings and lists."""
+        fields = dataclasses.asdict(self)
+        return {"kind": self.kind, **fields, "label_names": list(self.label_names)}
+
+    @classmethod
+    def from_json(cls, fields: dict[str, Any]) -> "TextPreprocess":
+        """The inverse of `to_json`."""
+        given = {name: value for name, value in fields.items() if name != "kind"}
+        return cls(**{**given, "label_names": tuple(given["label_names"])})
+
+
+class TextSource(Source):
+    """Tokens of texts, {"ids", "mask"}, as wide as a batch of them needs.
+
+    Args:
+      tokens: of N texts.
+      labels: multi-hot [N, C], or `LabelIndices` of [N, L].
+
+    Raises:
+      InputError: if the numbers of rows differ, or the labels are not label sets.
+    """
+
+    def __init__(self, tokens: Tokens, labels: LabelSets):
+        self.tokens, self._labels = tokens, check_labels("labels", labels)
+        if len(tokens) != len(self):
+            raise InputError(f"there are {len(tokens)} texts, and {len(self)} rows of labels.")
+
+    @property
+    def labels(self) -> LabelSets:
+        return self._labels
+
+    @functools.cached_property
+    def widths(self) -> np.ndarray:
+        return self.tokens.widths
+
+    def inputs(self, rows: np.ndarray, width: int | None = None) -> TokenBatch:
+        rows = np.asarray(rows)
+        return self.tokens.padded(rows, width or int(self.widths[rows].max(initial=1)))
+
+    @property
+    def input_spec(self) -> Any:
+        """Of the longest text."""
+        length = int(self.widths.max(initial=1))
+        return {
+            "ids": jax.ShapeDtypeStruct((length,), np.int32),
+            "mask": jax.ShapeDtypeStruct((length,), np.bool_),
+        }
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Hex hash of all tokens and labels, whatever the texts were."""
+        shapes = label_sets.num_rows(self._labels)
+        return hashing.fingerprint(hashing.digests(self.tokens.content()), self._labels, shapes)

@@ -1,6 +1,6 @@
-"""Writes the folders of published/: small models of random weights, by PyTorch's transformers.
+"""Writes the folders of tests/models/published/: small models of random weights, by PyTorch's transformers.
 
-    python tests/models/make_published.py
+    python benchmarks/make_published.py
 
 Made with torch 2.14.1 and transformers 5.24.0. Each folder is as such models are published, and
 `expected.npz` holds tokens with the hidden states that transformers computes of them.
@@ -14,7 +14,7 @@ import torch
 import transformers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
-FOLDER = Path(__file__).parent / "published"
+FOLDER = Path(__file__).parents[1] / "tests" / "models" / "published"
 SIZES = {
     "hidden_size": 16,
     "num_hidden_layers": 2,

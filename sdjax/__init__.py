@@ -1,5 +1,11 @@
 """Exact multi-label contrastive losses for JAX: Similarity-Dissimilarity and its family."""
 
+from sdjax._src import stop
+
+if stop.is_command():
+    stop.silently()  # Before jax is imported, which takes a while.
+
+# isort: split
 from sdjax import relations, sharded
 from sdjax.labels import LabelIndices
 from sdjax.losses import (

@@ -13,6 +13,7 @@ import numpy as np
 from absl import app, flags
 
 from sdjax import data as data_lib
+from sdjax._src import stop
 from sdjax.config import Config, check, sized
 from sdjax.configs import run_with_config
 from sdjax.errors import InputError
@@ -133,4 +134,5 @@ def _row(name: str, result: Forecast) -> str:
 
 
 if __name__ == "__main__":
+    stop.with_a_line()
     run_with_config(main)

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from absl import app, flags, logging
 
+from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import read_inputs
 from sdjax.errors import InputError
@@ -96,6 +97,7 @@ def _names(label_names: tuple[str, ...], decided: np.ndarray) -> list[str]:
 
 
 if __name__ == "__main__":
+    stop.with_a_line()
     flags.DEFINE_string("workdir", None, "Workdir of the trained run.", required=True)
     flags.DEFINE_string("input", None, "File of new rows, as for training.", required=True)
     flags.DEFINE_string(

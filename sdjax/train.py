@@ -6,7 +6,6 @@ same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; e
 """
 
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +15,7 @@ from ml_collections import config_flags
 from rich.console import Console
 
 from sdjax import __version__
+from sdjax._src import stop
 from sdjax.config import Config, candidates, overrides, without_overrides
 from sdjax.configs import run_with_config
 
@@ -36,11 +36,8 @@ _HEARTBEAT_TIMEOUT = flags.DEFINE_integer(
 
 def run() -> None:
     """The command: reads `sys.argv`."""
-    try:
-        run_with_config(main)
-    except KeyboardInterrupt:  # While libraries are imported.
-        print("Stopped by SIGINT.", file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+    stop.with_a_line("The same command resumes from what is saved.")
+    run_with_config(main)
 
 
 def main(argv: list[str]) -> None:

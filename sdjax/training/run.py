@@ -72,7 +72,7 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
             stack.enter_context(StepProfiler(traced)),
         )
         if step == setup.phases[-1].stop or run.out_of_patience(step):
-            run.logbook.say(f"The run is finished, after step {step}: it is only tested again.")
+            run.logbook.say(f"The run is finished, after step {step}: it is only tested.")
         elif step:
             run.logbook.say(f"Resuming after step {step} of {setup.phases[-1].stop}.")
         for phase in setup.phases:

@@ -262,7 +262,7 @@ def test_a_finished_run_only_tests_again(toy_config, tmp_path, capsys):
     before = (tmp_path / "metrics.jsonl").read_text()
     assert results_of(toy_config, tmp_path) == first
     assert (tmp_path / "metrics.jsonl").read_text() == before
-    assert "The run is finished, after step 10: it is only tested again." in capsys.readouterr().err
+    assert "The run is finished, after step 10: it is only tested." in capsys.readouterr().err
 
 
 def test_baselines_stand_beside_the_result(toy_config, tmp_path, monkeypatch, capsys):

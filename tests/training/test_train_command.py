@@ -1,6 +1,7 @@
 """`train.py` as a user types it, mistakes included."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,6 +66,51 @@ def test_errors_are_one_line_without_a_traceback_unless_asked_for(tmp_path, debu
         assert lines[1].startswith("Error: ")
 
 
+def interrupted_after(text, command):
+    """Exit status, and what came on standard error behind the first line with `text`, of Ctrl-C."""
+    # A shell that starts the tests in the background has them ignore it, and what they start.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.stderr is not None
+    with process:
+        assert any(text in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        behind = process.stderr.read()
+    return process.returncode, behind
+
+
+@pytest.mark.parametrize("command", [["train.py"], ["-m", "sdjax.train"]], ids=" ".join)
+@pytest.mark.parametrize("module", ["numpy.version", "jax._src.core", "sdjax.losses"])
+def test_ctrl_c_while_libraries_are_imported(command, module):
+    status, behind = interrupted_after(f" {module}\n", ["-X", "importtime", *command])
+    assert status in (-signal.SIGINT, 128 + signal.SIGINT)
+    for line in behind.splitlines():
+        assert line.startswith(("import time:", "Stopped by SIGINT."))
+
+
+@pytest.mark.parametrize("text", ["sdjax ", "Workdir", "Baselines:"])
+def test_ctrl_c_is_one_line(toy_files, finished, text):
+    """While data are read, the step is traced, and the finished run is tested again."""
+    command = ["train.py", *own_data(toy_files, finished)]
+    (finished / "results.json").unlink(missing_ok=True)
+    status, behind = interrupted_after(text, command)
+    assert status == 128 + signal.SIGINT
+    lines = behind.splitlines()
+    assert lines[-1] == "Stopped by SIGINT. The same command resumes from what is saved."
+    told = ("Data ", "Inputs", "Labels", "Devices", "Parameters", "Workdir", "The run is finished")
+    assert all(line.startswith((*told, "Baselines:")) for line in lines[:-1])
+
+
 def test_configs_go_by_name_or_path():
     yeast = str(FOLDER / "yeast.py")
     assert with_paths(["x", "--config=yeast", "--workdir=yeast"])[1:] == [
@@ -74,6 +120,28 @@ def test_configs_go_by_name_or_path():
     assert with_paths(["x", "--config", "yeast"]) == ["x", "--config", yeast]
     for argv in (["--config=mine/a.py"], ["--config=a.py:x"], ["--config.seed=1"], ["--config"]):
         assert with_paths(argv) == argv
+
+
+def own_data(toy_files, workdir):
+    """Arguments of a short run on files."""
+    return [
+        f"--workdir={workdir}",
+        f"--config={ROOT / 'configs' / 'own_data.py'}",
+        f"--config.data.train={toy_files / 'train.npz'}",
+        f"--config.data.test={toy_files / 'test.npz'}",
+        "--config.batch_size=16",
+        "--config.supervise.epochs=2",
+        "--config.recipe=bce",
+        "--config.refit=False",
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(toy_files, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("finished") / "run"
+    done = train(*own_data(toy_files, workdir))
+    assert done.returncode == 0, done.stderr
+    return workdir
 
 
 def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_path):

@@ -1,4 +1,4 @@
-"""Writes the folders of tests/models/published/: small models of random weights, by PyTorch's transformers.
+"""Writes the folders of tests/models/published/: small random models, by PyTorch's transformers.
 
     python benchmarks/make_published.py
 

@@ -166,12 +166,7 @@ def restored(
     workdir: Path,
 ) -> tuple[Config, AnyPreprocess | None, tuple[str, ...], ExampleSpec, Phase, TrainState]:
     """What `load` makes a `Predictor` of, the whole state last."""
-    for name in (workdir_lib.CONFIG, workdir_lib.DATA, workdir_lib.CHECKPOINTS):
-        if not (workdir / name).exists():
-            raise FileNotFoundError(
-                f"{workdir} is not the workdir of a run: it holds no {name}. A run is made by "
-                "`python train.py --workdir=...`."
-            )
+    workdir_lib.check_is_run(workdir)
     config = workdir_lib.read_config(workdir)
     data = json.loads((workdir / workdir_lib.DATA).read_text())
     spec = workdir_lib.example_spec(data)

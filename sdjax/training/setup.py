@@ -190,6 +190,7 @@ def _with_published_sizes(config: Config) -> Config:
         model = dataclasses.replace(model, encoder="bert")
     source = model.weights
     if model.init_from and not model.weights:
+        workdir_lib.check_is_run(Path(model.init_from))
         started = workdir_lib.read_config(Path(model.init_from))
         source = started.data.tokenizer
         architecture = model.architecture or started.model.architecture

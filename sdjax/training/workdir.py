@@ -202,6 +202,16 @@ def _holds(path: Path, text: str) -> bool:
         return False
 
 
+def check_is_run(workdir: Path) -> None:
+    """Raises FileNotFoundError if no run lives in `workdir`."""
+    for name in (CONFIG, DATA, CHECKPOINTS):
+        if not (workdir / name).exists():
+            raise FileNotFoundError(
+                f"{workdir} is not the workdir of a run: it holds no {name}. A run is made by "
+                "`python train.py --workdir=...`."
+            )
+
+
 def read_config(workdir: Path) -> Config:
     """The config of the run in `workdir`.
 

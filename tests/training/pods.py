@@ -73,6 +73,7 @@ class Pod:
             "model.dropout": 0.0, "pretrain.epochs": 2, "supervise.epochs": 2,
             "pretrain.ema_decay": 0.9, "checkpoint_every": 2, "log_every": 1, "evaluate_every": 1,
             "report.baselines": False, "candidates": "()", "refit": False,
+            "report.retrieval_rows": 0,
             **{f"data.{split}": folder / f"{split}.npz" for split in SPLITS}, **overrides,
         }  # fmt: skip
         arguments = [f"--workdir={workdir}", f"--config={ROOT / 'configs' / 'own_data.py'}"]

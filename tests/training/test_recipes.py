@@ -70,7 +70,7 @@ def params_of_model():
 
 
 def phase_of(config, trained):
-    return Phase("joint", 1.0, 1.0, trained, config, start=0, stop=10)
+    return Phase("joint", 1.0, 1.0, trained, config, start=0, stop=10, schedule_steps=10)
 
 
 def updated(config, trained):

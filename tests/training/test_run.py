@@ -555,7 +555,7 @@ def test_the_best_checkpoint_is_kept_and_tested(toy_config, tmp_path, monkeypatc
     )
     assert load(tmp_path).step == 10
     # The finished run is tested again alike, and the last step is still there to go on from.
-    assert score(setup, train(setup, tmp_path)) == best
+    assert score(setup, train(setup, tmp_path), tmp_path) == best
     with run_module.opened(setup, tmp_path) as checkpoints:
         assert int(checkpoints.restore_newest(setup.abstract_state)[0].step) == 20
 

@@ -153,6 +153,8 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
         f"--config.data.test={toy_files / 'test.npz'}",
         "--config.batch_size=16",
         "--config.supervise.epochs=2",
+        "--config.model.width=16",
+        "--config.model.members=1",
         "--profile",
     )
     assert done.returncode == 0, done.stderr

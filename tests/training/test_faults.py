@@ -27,6 +27,7 @@ def command(toy_files, workdir):
         "checkpoint_every": 1, "log_every": 1, "evaluate_every": 2,
         "data.train": toy_files / "train.npz", "data.test": toy_files / "test.npz",
         "data.validation": toy_files / "validation.npz", "report.baselines": False,
+        "candidates": "()", "refit": False,
     }  # fmt: skip
     flags = [f"--config.{name}={value}" for name, value in overrides.items()]
     config = f"--config={ROOT / 'configs' / 'own_data.py'}"

@@ -7,6 +7,9 @@ import signal
 import pytest
 from pods import STEPS, Pod, assert_same_run, free_port
 
+from sdjax.training import make_setup, score, select, train
+from sdjax.training.workdir import read_config
+
 PER_EPOCH = 5
 SHAPES = ("1x8", "2x4", "4x2")
 MORE_PLANS = (
@@ -49,10 +52,11 @@ def test_two_processes_choose_as_one(toy_files, tmp_path):
         "recipe": "bce", "supervise.epochs": 2, "supervise.learning_rate": 0.01, "refit": True,
         "candidates": "('supervise.clip_norm=0.01', 'supervise.clip_norm=1')",
     }  # fmt: skip
-    workdirs = []
-    for shape in ("1x1", "2x1"):
-        workdirs.append(tmp_path / f"{shape}_run")
-        Pod(toy_files, workdirs[-1], shape, **overrides).finish()
+    workdirs = [tmp_path / "alone", tmp_path / "pair"]
+    Pod(toy_files, workdirs[1], "2x1", **overrides).finish()
+    setup = make_setup(read_config(workdirs[1] / "selection"))
+    setup = select(setup, workdirs[0])
+    score(setup, train(setup, workdirs[0]), workdirs[0])
     assert_same_run(*workdirs, rtol=1e-4)
     one, two = (json.loads((workdir / "selection.json").read_text()) for workdir in workdirs)
     assert one["chosen"] == two["chosen"]

@@ -54,6 +54,7 @@ def main(argv: list[str]) -> None:
         for rows, recipe in itertools.product(("train", "train + validation"), ("joint", "bce")):
             name = f"{rows}, {NAMES[recipe]}"
             config = dataclasses.replace(yeast.get_config(), seed=seed, recipe=recipe)
+            config.report.baselines = False
             if rows == "train + validation":
                 config.data = dataclasses.replace(ALL_ROWS, split_seed=seed)
                 config.batch_size = 150

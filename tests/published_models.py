@@ -1,4 +1,4 @@
-"""The small models in published/, and copies of them that a test may spoil."""
+"""The small models in models/published/, and copies of them that a test may spoil."""
 
 import json
 import shutil

@@ -6,6 +6,7 @@ only what makes it different. What a field may be stands beside its default, and
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,8 +180,12 @@ class PhaseConfig:
     clip_norm: float = number(1.0, least=0)  # global gradient norm; 0 is no clipping
     ema_decay: float = share(0.0)  # of the averaged parameters that evaluation uses; 0 is none
     # Factors of the learning rate by part of the model, as "encoder=0.1,encoder.layers.0=0"; the
-    # longest name that fits counts, and 0 freezes. Parts: encoder, projection, classifier, loss.
+    # longest name that fits counts, and 0 freezes. Parts: encoder, projection, classifier, loss; the
+    # first four layers are encoder.layers.0-3.
     learning_rates: str = ""
+    # Factor of the learning rate from each of the encoder's layers to the one below it, down to
+    # its embeddings; 1: all learn at one rate.
+    layer_decay: float = number(1.0, above=0, most=1)
 
 
 @dataclass(unsafe_hash=True)
@@ -406,24 +411,34 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
 
 
 def learning_rate_factors(name: str, text: str) -> dict[str, float]:
-    """{"encoder": 0.1, ...} of "encoder=0.1,...".
+    """{"encoder": 0.1, ...} of "encoder=0.1,..."; "layers.0-1" becomes "layers.0" and "layers.1".
 
     Raises:
       InputError: naming the field `name`, if `text` is of another form.
     """
     factors = {}
     for part in filter(None, (part.strip() for part in text.split(","))):
-        prefix, _, factor = part.partition("=")
+        prefix, _, number = part.partition("=")
         try:
-            factors[prefix.strip()] = float(factor)
+            factor = float(number)
         except ValueError:
-            factors[prefix.strip()] = math.nan
-        if not 0 <= factors[prefix.strip()] < math.inf:
+            factor = math.nan
+        if not 0 <= factor < math.inf:
             raise InputError(
                 f"{name} must be PART=FACTOR, separated by commas, with factors of at least 0, "
                 f"such as 'encoder=0.1'; got {part!r}."
             )
+        factors.update(dict.fromkeys(_parts(prefix.strip()), factor))
     return factors
+
+
+def _parts(prefix: str) -> list[str]:
+    """The names that a range of layers stands for, else the name itself."""
+    found = re.fullmatch(r"(.*\.)(\d+)-(\d+)", prefix)
+    if not found:
+        return [prefix]
+    stem, first, last = found[1], int(found[2]), int(found[3])
+    return [f"{stem}{layer}" for layer in range(first, last + 1)] or [prefix]
 
 
 def flat(config: Any) -> dict[str, Any]:

@@ -152,6 +152,8 @@ def test_factors_of_learning_rates():
     text = " encoder=0.1, encoder.layers.0 = 0 "
     assert learning_rate_factors("", text) == {"encoder": 0.1, "encoder.layers.0": 0.0}
     assert learning_rate_factors("", "") == {}
+    layers = {f"encoder.layers.{layer}": 0.0 for layer in (2, 3, 4)}
+    assert learning_rate_factors("", "encoder.layers.2-4=0") == layers
 
 
 @pytest.mark.parametrize(

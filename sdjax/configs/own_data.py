@@ -10,7 +10,7 @@ cross-entropy alone and with the SD loss; then the model is trained on train and
 candidate, as --config.recipe=bce does.
 
 Measured (`python benchmarks/own_data.py --folder=DATA`, 2 cores): test mAP .538 on Yeast, .876
-on scene, .615 on the eICU demo, .419 on bibtex, .471 on CMC 2007.
+on scene, .615 on the eICU demo, .418 on bibtex, .471 on CMC 2007.
 """
 
 from sdjax.config import Config, DataConfig

@@ -100,12 +100,14 @@ def make_optimizer(phase: Phase) -> optax.GradientTransformation:
         ]
     if config.clip_norm:
         steps = [optax.clip_by_global_norm(config.clip_norm), *steps]
-    if factors:
-        steps = [*steps, _scaled_by(factors)]
+    if factors or config.layer_decay < 1:
+        steps = [*steps, _scaled_by(factors, config.layer_decay)]
     update = steps[0] if len(steps) == 1 else optax.chain(*steps)
 
     def parts(params: nnx.State) -> nnx.State:
         _check_names(factors, params)
+        if config.layer_decay < 1 and not _num_layers(params):
+            raise InputError("layer_decay must be 1 for an encoder without layers.")
         return jax.tree_util.tree_map_with_path(
             lambda path, _: "train" if _trains(path, phase.trained, factors) else "freeze", params
         )
@@ -130,13 +132,41 @@ def _trains(path: Any, trained: tuple[str, ...], factors: dict[str, float]) -> b
     return path[0].key in trained and _factor(path, factors) > 0
 
 
-def _scaled_by(factors: dict[str, float]) -> optax.GradientTransformation:
+def _scaled_by(factors: dict[str, float], decay: float) -> optax.GradientTransformation:
     """Scales the update, so that the learning rate of each part is its own."""
-    return optax.stateless(
-        lambda updates, params: jax.tree_util.tree_map_with_path(
-            lambda path, x: x * _factor(path, factors), updates
+
+    def scaled(updates: nnx.State, params: Any) -> nnx.State:
+        del params
+        layers = _num_layers(updates)
+        return jax.tree_util.tree_map_with_path(
+            lambda path, x: x * _factor(path, factors) * decay ** _layers_above(path, layers),
+            updates,
         )
-    )
+
+    return optax.stateless(scaled)
+
+
+def _num_layers(params: nnx.State) -> int:
+    """Of the encoder: one more than the largest K of its parameters "encoder.layers.K"."""
+
+    def is_leaf(x: Any) -> bool:
+        return isinstance(x, optax.MaskedNode)  # in an update: a part that does not learn
+
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(params, is_leaf=is_leaf)]
+    return max((layer + 1 for path in paths if (layer := _layer(path)) is not None), default=0)
+
+
+def _layers_above(path: Any, num_layers: int) -> int:
+    """How many layers of the encoder, of `num_layers`, stand between a parameter and its output."""
+    layer = _layer(path)
+    if layer is not None:
+        return num_layers - 1 - layer
+    return num_layers if parameter_name(path).startswith("encoder.embeddings.") else 0
+
+
+def _layer(path: Any) -> int | None:
+    encoder, layers, number, *_ = [*parameter_name(path).split("."), "", ""]
+    return int(number) if (encoder, layers) == ("encoder", "layers") else None
 
 
 def _check_names(factors: dict[str, float], params: nnx.State) -> None:

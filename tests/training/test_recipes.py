@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from sdjax.config import Config, PhaseConfig
+from sdjax.errors import InputError
 from sdjax.training.recipes import (
     Phase,
     learning_rate_schedule,
@@ -163,3 +164,36 @@ def test_learning_rates_of_parts_that_there_are_not():
     text = r"Unknown part of learning_rates 'encode'.*Parts: classifier, encoder, projection"
     with pytest.raises(ValueError, match=text):
         make_optimizer(phase_of(config, WHOLE)).init(params_of_model())
+
+
+def test_rates_decay_from_layer_to_layer():
+    shapes = {
+        "encoder": {"embeddings": {"word": 1}, "layers": {0: 1, 1: 1, 2: 1}, "norm": 1},
+        "classifier": 1,
+    }
+    params = jax.tree.map(lambda _: jnp.zeros(2), shapes)
+    config = PhaseConfig(optimizer="sgd", warmup=0.0, clip_norm=0.0, learning_rate=1.0, momentum=0)
+    config.layer_decay, config.learning_rates = 0.5, "encoder=0.1,encoder.layers.1-2=0"
+    optimizer = make_optimizer(phase_of(config, WHOLE))
+    updates, _ = optimizer.update(
+        jax.tree.map(jnp.ones_like, params), optimizer.init(params), params
+    )
+    rates = {parameter_name(path): -x for path, x in jax.tree.leaves_with_path(updates)}
+    expected = {
+        "classifier": 1.0,
+        "encoder.norm": 0.1,
+        "encoder.layers.0": 0.1 * 0.5**2,
+        "encoder.layers.1": 0.0,
+        "encoder.layers.2": 0.0,
+        "encoder.embeddings.word": 0.1 * 0.5**3,
+    }
+    assert rates.keys() == expected.keys()
+    for name, rate in expected.items():
+        np.testing.assert_allclose(rates[name], rate, rtol=1e-6)
+
+
+def test_rates_cannot_decay_without_layers():
+    params = {"encoder": {"kernel": jnp.zeros(2)}, "classifier": jnp.zeros(2)}
+    optimizer = make_optimizer(phase_of(PhaseConfig(layer_decay=0.5), WHOLE))
+    with pytest.raises(InputError, match="layer_decay must be 1 for an encoder without layers"):
+        optimizer.init(params)

@@ -180,8 +180,8 @@ class PhaseConfig:
     clip_norm: float = number(1.0, least=0)  # global gradient norm; 0 is no clipping
     ema_decay: float = share(0.0)  # of the averaged parameters that evaluation uses; 0 is none
     # Factors of the learning rate by part of the model, as "encoder=0.1,encoder.layers.0=0"; the
-    # longest name that fits counts, and 0 freezes. Parts: encoder, projection, classifier, loss; the
-    # first four layers are encoder.layers.0-3.
+    # longest name that fits counts, and 0 freezes. Parts: encoder, projection, classifier, loss;
+    # the first four layers are encoder.layers.0-3.
     learning_rates: str = ""
     # Factor of the learning rate from each of the encoder's layers to the one below it, down to
     # its embeddings; 1: all learn at one rate.

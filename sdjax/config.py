@@ -6,9 +6,11 @@ only what makes it different. What a field may be stands beside its default, and
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from sdjax._src.evaluate import IMPLEMENTATIONS
 from sdjax.checks import one_of
@@ -329,6 +331,25 @@ def candidates(config: Config, kind: str) -> dict[str, Config]:
         if not meant_for or meant_for == kind:
             made[" ".join(overrides)] = changed
     return made or {"": base}
+
+
+def replaced(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other values of some fields, such as {"supervise.epochs": 30}.
+
+    Raises:
+      InputError: if there is no field of a name; with the nearest one.
+    """
+    for name, value in values.items():
+        known = _fields(config)
+        old, _ = known[one_of("config field", name, known)]
+        if isinstance(value, np.generic):  # of a grid
+            value = value.item()
+        if not isinstance(value, (int, float) if isinstance(old, float) else type(old)):
+            raise InputError(
+                f"config field {name} must be of type {type(old).__name__}, got {value!r}."
+            )
+        config = _with(config, name.split("."), value)
+    return config
 
 
 def without_overrides(config: Config, names: Iterable[str]) -> Config:

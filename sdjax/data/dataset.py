@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from absl import logging
 from sdjax.checks import one_of
 from sdjax.config import MISSING, SCALINGS, DataConfig
 from sdjax.data import hashing, overlap, tfds
-from sdjax.data.examples import Examples, listing
+from sdjax.data.examples import Examples, check_finite, listing
 from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
 from sdjax.data.sources import Source, make_source
@@ -88,12 +88,8 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"data.text is a column of files; data.name is {config.name!r}.")
     given = _read(config)
     splits = without_unknown_values(with_splits_off(given, config))
-    train = splits["train"]
-    preprocess = _fitted(config, train)
-    kind = train.modality
-    if kind == "vector":
-        kind = "sparse" if is_sparse(train.inputs, kind) else "dense"
-    splits = {split: _matched(each, train, preprocess) for split, each in splits.items()}
+    preprocess = _fitted(config, splits["train"])
+    splits = _all_matched(splits, preprocess)
     name = config.name
     if name == "files":
         name = os.path.splitext(os.path.basename(config.train))[0]
@@ -102,12 +98,52 @@ def load(config: DataConfig) -> Dataset:
             {split: splits[split] for split in given} | {"train": given["train"]}
         )
     overlap.warn_of_duplicates(name, splits)
-    sources = [_source(examples, preprocess) for examples in splits.values()]
+    return _made(name, splits, preprocess)
+
+
+def of_examples(name: str, splits: Mapping[str, Examples], config: DataConfig) -> Dataset:
+    """The data set of examples that are in memory, preprocessed as those of files are.
+
+    Args:
+      name: for people.
+      splits: "train", "validation" and "test"; all but train may have no rows.
+      config: how to preprocess: `scaling`, `missing`, and of texts `tokenizer` and `max_length`.
+
+    Raises:
+      InputError: if the splits do not fit each other, or a value is not finite.
+    """
+    for examples in splits.values():
+        if examples.modality != "text":
+            missing = config.missing == "median"
+            names = examples.feature_names
+            check_finite(examples.origin, examples.inputs, names, missing_allowed=missing)
+    preprocess = _fitted(config, splits["train"])
+    return _made(name, _all_matched(splits, preprocess), preprocess)
+
+
+def kind_of(examples: Examples) -> str:
+    """The `Dataset.kind` of examples."""
+    if examples.modality != "vector":
+        return examples.modality
+    return "sparse" if is_sparse(examples.inputs, "vector") else "dense"
+
+
+def _made(
+    name: str, splits: Mapping[str, Examples], preprocess: Preprocess | TextPreprocess
+) -> Dataset:
+    train, validation, test = (splits[split] for split in ("train", "validation", "test"))
+    sources = [_source(examples, preprocess) for examples in (train, validation, test)]
     logging.info(
         "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
         *(name, *map(len, sources), sources[0].input_spec, len(train.label_names)),
     )
-    return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess, kind=kind)
+    return Dataset(
+        name,
+        *sources,
+        label_names=train.label_names,
+        preprocess=preprocess,
+        kind=kind_of(train),
+    )
 
 
 def _fitted(config: DataConfig, train: Examples) -> Preprocess | TextPreprocess:
@@ -125,7 +161,8 @@ def _source(examples: Examples, preprocess: Preprocess | TextPreprocess) -> Sour
     if isinstance(preprocess, Preprocess):
         return make_source(examples, preprocess)
     assert examples.labels is not None
-    return TextSource(preprocess(examples.inputs[:]), examples.labels)
+    tokens = preprocess(examples.inputs[:])
+    return TextSource(tokens, examples.labels, examples.inputs, examples.names)
 
 
 def read_preprocess(fields: dict[str, Any]) -> Preprocess | TextPreprocess:
@@ -177,6 +214,13 @@ def read_inputs(
     _check_inputs(examples, preprocess)
     x = preprocess(examples.inputs[:])
     return x, None if examples.ids is None else list(examples.ids)
+
+
+def _all_matched(
+    splits: Mapping[str, Examples], preprocess: Preprocess | TextPreprocess
+) -> dict[str, Examples]:
+    train = splits["train"]
+    return {split: _matched(each, train, preprocess) for split, each in splits.items()}
 
 
 def _matched(

@@ -120,7 +120,7 @@ def _as_sets(y: Any) -> list[tuple[Any, ...]] | None:
         return None
     rows = list(y)
     kinds = (set, frozenset, list, tuple, np.ndarray)
-    if not rows or not all(isinstance(row, kinds) and np.ndim(row) < 2 for row in rows):
+    if not rows or not all(isinstance(row, kinds) for row in rows):
         return None
     if not any(isinstance(row, set | frozenset) for row in rows):
         lengths = {len(row) for row in rows}

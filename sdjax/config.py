@@ -203,6 +203,7 @@ class ReportConfig:
     baseline_seconds: float = number(20.0, above=0)  # for all; what takes longer is left out
     # Neighbours of test rows among train's, by h and by z; none where train or test has more rows.
     retrieval_rows: int = number(10_000, least=0)
+    neighbors: int = number(6, least=0)  # so many test rows are shown with their nearest of train
 
 
 @dataclass(unsafe_hash=True)

@@ -14,6 +14,7 @@ from sdjax.data import hashing, overlap, tfds
 from sdjax.data.examples import Examples, check_finite, listing
 from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
+from sdjax.data.readers.options import ReadOptions
 from sdjax.data.sources import Source, make_source
 from sdjax.data.splits import with_splits_off, without_unknown_values
 from sdjax.data.texts import TextPreprocess, TextSource
@@ -208,12 +209,44 @@ def read_inputs(
       FileNotFoundError: if there is no such file.
       ValueError: if the inputs are not those of the training run.
     """
-    examples = files.read_examples(path, preprocess.read_options(input_key))
+    examples = _read_rows(path, preprocess, preprocess.read_options(input_key))
+    x = preprocess(examples.inputs[:])
+    return x, None if examples.ids is None else list(examples.ids)
+
+
+def read_labelled(
+    path: str, preprocess: Preprocess | TextPreprocess, config: DataConfig
+) -> Examples:
+    """Reads new rows with their labels, which stand in the file as in those of the training run.
+
+    Args:
+      path: of the file.
+      preprocess: of the training run.
+      config: of the training run, which says what is input and what is label.
+
+    Raises: as `read_inputs`, and
+      ValueError: if the labels are not those of the training run.
+    """
+    options = dataclasses.replace(
+        preprocess.read_options(config.input_key),
+        labelled=True,
+        labels=config.labels,
+        label_key=config.label_key,
+        label_separator=config.label_separator,
+        ignore=config.ignore,
+    )
+    examples = _read_rows(path, preprocess, options)
+    return _with_label_names(examples, preprocess.label_names, "the training run")
+
+
+def _read_rows(
+    path: str, preprocess: Preprocess | TextPreprocess, options: ReadOptions
+) -> Examples:
+    examples = files.read_examples(path, options)
     if not len(examples):
         raise InputError(f"{examples.origin}: no rows.")
     _check_inputs(examples, preprocess)
-    x = preprocess(examples.inputs[:])
-    return x, None if examples.ids is None else list(examples.ids)
+    return examples
 
 
 def _all_matched(
@@ -228,7 +261,12 @@ def _matched(
 ) -> Examples:
     """`examples` after checking that they fit training, labels in the order of training."""
     _check_inputs(examples, preprocess)
-    names, expected = examples.label_names, train.label_names
+    return _with_label_names(examples, train.label_names, train.origin)
+
+
+def _with_label_names(examples: Examples, expected: tuple[str, ...], there: str) -> Examples:
+    """`examples` with their labels in the order `expected`, which is that of `there`."""
+    names = examples.label_names
     assert examples.labels is not None
     if names == expected:
         return examples
@@ -236,7 +274,7 @@ def _matched(
         absent = [name for name in expected if name not in names]
         new = [name for name in names if name not in expected]
         raise InputError(
-            f"{examples.origin}: {len(names)} labels, and {len(expected)} in {train.origin}; "
+            f"{examples.origin}: {len(names)} labels, and {len(expected)} in {there}; "
             f"absent here: {listing(absent)}; absent there: {listing(new)}."
         )
     return dataclasses.replace(

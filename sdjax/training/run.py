@@ -291,5 +291,5 @@ def score(
                     results["retrieval"] = retrieval_results(data, tested, gallery)
                 fitted = (data.train,) if setup.refit else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)
-                write_report(workdir, setup, state, tested, results, command)
+                write_report(workdir, setup, state, tested, results, command, gallery)
     return results

@@ -1,5 +1,8 @@
 """Exact multi-label contrastive losses for JAX: Similarity-Dissimilarity and its family."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from sdjax._src import stop
 
 if stop.is_command():
@@ -23,6 +26,9 @@ from sdjax.losses import (
     symmetric_loss,
 )
 
+if TYPE_CHECKING:
+    from sdjax.estimator import SDClassifier as SDClassifier
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -42,3 +48,18 @@ __all__ = [
     "supcon_loss",
     "symmetric_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The estimator is loaded when it is asked for: it needs all that training does."""
+    if name != "SDClassifier":
+        raise AttributeError(f"module 'sdjax' has no attribute {name!r}")
+    try:
+        return importlib.import_module("sdjax.estimator").SDClassifier
+    except ModuleNotFoundError as error:
+        text = f"SDClassifier needs the package {error.name}: pip install 'sdjax[train]'."
+        raise ImportError(text, name=error.name) from error
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), "SDClassifier"])

@@ -7,9 +7,11 @@ only what makes it different. What a field may be stands beside its default, and
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from sdjax._src.evaluate import IMPLEMENTATIONS
 from sdjax.checks import one_of
@@ -206,6 +208,7 @@ class ReportConfig:
     baseline_seconds: float = number(20.0, above=0)  # for all; what takes longer is left out
     # Neighbours of test rows among train's, by h and by z; none where train or test has more rows.
     retrieval_rows: int = number(10_000, least=0)
+    neighbors: int = number(6, least=0)  # so many test rows are shown with their nearest of train
 
 
 @dataclass(unsafe_hash=True)
@@ -334,6 +337,25 @@ def candidates(config: Config, kind: str) -> dict[str, Config]:
         if not meant_for or meant_for == kind:
             made[" ".join(overrides)] = changed
     return made or {"": base}
+
+
+def replaced(config: Config, values: Mapping[str, Any]) -> Config:
+    """`config` with other values of some fields, such as {"supervise.epochs": 30}.
+
+    Raises:
+      InputError: if there is no field of a name; with the nearest one.
+    """
+    for name, value in values.items():
+        known = _fields(config)
+        old, _ = known[one_of("config field", name, known)]
+        if isinstance(value, np.generic):  # of a grid
+            value = value.item()
+        if not isinstance(value, (int, float) if isinstance(old, float) else type(old)):
+            raise InputError(
+                f"config field {name} must be of type {type(old).__name__}, got {value!r}."
+            )
+        config = _with(config, name.split("."), value)
+    return config
 
 
 def without_overrides(config: Config, names: Iterable[str]) -> Config:

@@ -12,7 +12,7 @@ FLOORS = (
     ("data", "models", "metrics", "retrieval", "config", "configs", "usage", "hub", "label_sets"),
     ("training", "report"),
     ("forecast",),
-    ("train", "aot", "predict"),
+    ("train", "aot", "predict", "embed", "estimator"),
 )
 
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,10 @@ from absl import logging
 from sdjax.checks import one_of
 from sdjax.config import MISSING, SCALINGS, DataConfig
 from sdjax.data import hashing, overlap, tfds
-from sdjax.data.examples import Examples, listing
+from sdjax.data.examples import Examples, check_finite, listing
 from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
+from sdjax.data.readers.options import ReadOptions
 from sdjax.data.sources import Source, make_source
 from sdjax.data.splits import with_splits_off, without_unknown_values
 from sdjax.data.texts import TextPreprocess, TextSource
@@ -88,12 +89,8 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"data.text is a column of files; data.name is {config.name!r}.")
     given = _read(config)
     splits = without_unknown_values(with_splits_off(given, config))
-    train = splits["train"]
-    preprocess = _fitted(config, train)
-    kind = train.modality
-    if kind == "vector":
-        kind = "sparse" if is_sparse(train.inputs, kind) else "dense"
-    splits = {split: _matched(each, train, preprocess) for split, each in splits.items()}
+    preprocess = _fitted(config, splits["train"])
+    splits = _all_matched(splits, preprocess)
     name = config.name
     if name == "files":
         name = os.path.splitext(os.path.basename(config.train))[0]
@@ -102,12 +99,52 @@ def load(config: DataConfig) -> Dataset:
             {split: splits[split] for split in given} | {"train": given["train"]}
         )
     overlap.warn_of_duplicates(name, splits)
-    sources = [_source(examples, preprocess) for examples in splits.values()]
+    return _made(name, splits, preprocess)
+
+
+def of_examples(name: str, splits: Mapping[str, Examples], config: DataConfig) -> Dataset:
+    """The data set of examples that are in memory, preprocessed as those of files are.
+
+    Args:
+      name: for people.
+      splits: "train", "validation" and "test"; all but train may have no rows.
+      config: how to preprocess: `scaling`, `missing`, and of texts `tokenizer` and `max_length`.
+
+    Raises:
+      InputError: if the splits do not fit each other, or a value is not finite.
+    """
+    for examples in splits.values():
+        if examples.modality != "text":
+            missing = config.missing == "median"
+            names = examples.feature_names
+            check_finite(examples.origin, examples.inputs, names, missing_allowed=missing)
+    preprocess = _fitted(config, splits["train"])
+    return _made(name, _all_matched(splits, preprocess), preprocess)
+
+
+def kind_of(examples: Examples) -> str:
+    """The `Dataset.kind` of examples."""
+    if examples.modality != "vector":
+        return examples.modality
+    return "sparse" if is_sparse(examples.inputs, "vector") else "dense"
+
+
+def _made(
+    name: str, splits: Mapping[str, Examples], preprocess: Preprocess | TextPreprocess
+) -> Dataset:
+    train, validation, test = (splits[split] for split in ("train", "validation", "test"))
+    sources = [_source(examples, preprocess) for examples in (train, validation, test)]
     logging.info(
         "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
         *(name, *map(len, sources), sources[0].input_spec, len(train.label_names)),
     )
-    return Dataset(name, *sources, label_names=train.label_names, preprocess=preprocess, kind=kind)
+    return Dataset(
+        name,
+        *sources,
+        label_names=train.label_names,
+        preprocess=preprocess,
+        kind=kind_of(train),
+    )
 
 
 def _fitted(config: DataConfig, train: Examples) -> Preprocess | TextPreprocess:
@@ -125,7 +162,8 @@ def _source(examples: Examples, preprocess: Preprocess | TextPreprocess) -> Sour
     if isinstance(preprocess, Preprocess):
         return make_source(examples, preprocess)
     assert examples.labels is not None
-    return TextSource(preprocess(examples.inputs[:]), examples.labels)
+    tokens = preprocess(examples.inputs[:])
+    return TextSource(tokens, examples.labels, examples.inputs, examples.names)
 
 
 def read_preprocess(fields: dict[str, Any]) -> Preprocess | TextPreprocess:
@@ -171,12 +209,51 @@ def read_inputs(
       FileNotFoundError: if there is no such file.
       ValueError: if the inputs are not those of the training run.
     """
-    examples = files.read_examples(path, preprocess.read_options(input_key))
+    examples = _read_rows(path, preprocess, preprocess.read_options(input_key))
+    x = preprocess(examples.inputs[:])
+    return x, None if examples.ids is None else list(examples.ids)
+
+
+def read_labelled(
+    path: str, preprocess: Preprocess | TextPreprocess, config: DataConfig
+) -> Examples:
+    """Reads new rows with their labels, which stand in the file as in those of the training run.
+
+    Args:
+      path: of the file.
+      preprocess: of the training run.
+      config: of the training run, which says what is input and what is label.
+
+    Raises: as `read_inputs`, and
+      ValueError: if the labels are not those of the training run.
+    """
+    options = dataclasses.replace(
+        preprocess.read_options(config.input_key),
+        labelled=True,
+        labels=config.labels,
+        label_key=config.label_key,
+        label_separator=config.label_separator,
+        ignore=config.ignore,
+    )
+    examples = _read_rows(path, preprocess, options)
+    return _with_label_names(examples, preprocess.label_names, "the training run")
+
+
+def _read_rows(
+    path: str, preprocess: Preprocess | TextPreprocess, options: ReadOptions
+) -> Examples:
+    examples = files.read_examples(path, options)
     if not len(examples):
         raise InputError(f"{examples.origin}: no rows.")
     _check_inputs(examples, preprocess)
-    x = preprocess(examples.inputs[:])
-    return x, None if examples.ids is None else list(examples.ids)
+    return examples
+
+
+def _all_matched(
+    splits: Mapping[str, Examples], preprocess: Preprocess | TextPreprocess
+) -> dict[str, Examples]:
+    train = splits["train"]
+    return {split: _matched(each, train, preprocess) for split, each in splits.items()}
 
 
 def _matched(
@@ -184,7 +261,12 @@ def _matched(
 ) -> Examples:
     """`examples` after checking that they fit training, labels in the order of training."""
     _check_inputs(examples, preprocess)
-    names, expected = examples.label_names, train.label_names
+    return _with_label_names(examples, train.label_names, train.origin)
+
+
+def _with_label_names(examples: Examples, expected: tuple[str, ...], there: str) -> Examples:
+    """`examples` with their labels in the order `expected`, which is that of `there`."""
+    names = examples.label_names
     assert examples.labels is not None
     if names == expected:
         return examples
@@ -192,7 +274,7 @@ def _matched(
         absent = [name for name in expected if name not in names]
         new = [name for name in names if name not in expected]
         raise InputError(
-            f"{examples.origin}: {len(names)} labels, and {len(expected)} in {train.origin}; "
+            f"{examples.origin}: {len(names)} labels, and {len(expected)} in {there}; "
             f"absent here: {listing(absent)}; absent there: {listing(new)}."
         )
     return dataclasses.replace(

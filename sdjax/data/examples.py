@@ -31,6 +31,7 @@ class Examples:
       label_names: C names; empty where `labels` is None.
       feature_names: F names, or empty where the source has none.
       ids: N names of rows, or None.
+      rows: int64 [N], where the rows stand in `origin`; None where they are all of it.
       hashes: of the inputs of each row, uint64 [N]; None before they are computed, and for more
         images than are worth it.
       categories: of text columns that were made one-hot, the values by column; the features are
@@ -43,6 +44,7 @@ class Examples:
     label_names: tuple[str, ...] = ()
     feature_names: tuple[str, ...] = ()
     ids: tuple[str, ...] | None = None
+    rows: np.ndarray | None = None
     hashes: np.ndarray | None = None
     categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
@@ -54,6 +56,13 @@ class Examples:
         """`text`, `vector` or `image`."""
         return {1: "text", 2: "vector"}.get(len(self.inputs.shape), "image")
 
+    @property
+    def names(self) -> np.ndarray:
+        """What the rows are called, [N]: their `ids`, or else their numbers in `origin`."""
+        if self.ids is not None:
+            return np.array(self.ids, str)
+        return np.arange(len(self)) if self.rows is None else self.rows
+
     def take(self, rows: np.ndarray) -> "Examples":
         """The examples at `rows`; inputs are not copied, unless they are sparse."""
         inputs = self.inputs
@@ -62,6 +71,7 @@ class Examples:
             inputs=inputs.take(rows) if isinstance(inputs, SparseRows) else Subset(inputs, rows),
             labels=None if self.labels is None else label_sets.take(self.labels, rows),
             ids=None if self.ids is None else tuple(self.ids[row] for row in rows),
+            rows=np.asarray(rows) if self.rows is None else self.rows[rows],
             hashes=None if self.hashes is None else self.hashes[rows],
         )
 

@@ -156,6 +156,21 @@ class Preprocess:
             )
         return self.of_checked(x)
 
+    def of_sparse(self, matrix: Any) -> Computed:
+        """Preprocesses one of scipy's sparse matrices [N, F], some rows at a time as asked for.
+
+        Raises:
+          ValueError: as for dense inputs.
+        """
+        rows = SparseRows(matrix)
+        if self.kind != "vector" or rows.shape[1:] != self.input_shape:
+            raise InputError(
+                f"inputs must be a batch of the training inputs' shape [N, "
+                f"{', '.join(map(str, self.input_shape))}], got a sparse matrix {rows.shape}."
+            )
+        check_finite("inputs", rows, self.feature_names, advice="Fill them in.")
+        return Computed(rows, self.of_checked, (len(self.mean),), np.float32)
+
     def of_checked(self, inputs: np.ndarray) -> np.ndarray:
         """Preprocesses a batch of raw inputs that were checked when they were read."""
         x = inputs.astype(np.float32, copy=False)

@@ -44,6 +44,15 @@ class Source(abc.ABC):
         return None
 
     @property
+    def names(self) -> np.ndarray:
+        """What the rows are called, strings or whole numbers [N]: by default their numbers."""
+        return np.arange(len(self))
+
+    def contents(self, rows: np.ndarray) -> Any:
+        """The rows at `rows` [B] for people: images or texts; None where there are none."""
+        return None
+
+    @property
     def in_memory(self) -> bool:
         """Whether fetching rows is mere copying, not worth a thread."""
         return True
@@ -91,6 +100,7 @@ class ArraySource(Source):
       labels: multi-hot [N, C], or `LabelIndices` of [N, L].
       preprocess: of the inputs of a batch, the same pytree; None takes them as they are.
       hashes: of the rows of `inputs`, by `hashing.row_hashes`, where they are known.
+      names: of the rows, [N]; None numbers them.
 
     Raises:
       ValueError: if the numbers of rows differ, or the labels are not label sets.
@@ -102,10 +112,12 @@ class ArraySource(Source):
         labels: LabelSets,
         preprocess: Callable[[Any], Any] | None = None,
         hashes: np.ndarray | None = None,
+        names: np.ndarray | None = None,
     ):
         inputs = jax.tree.map(rows_lib.as_row_array, inputs)
         self._inputs, self._preprocess, self._hashes = inputs, preprocess, hashes
         self._labels = check_labels("labels", labels)
+        self._names = names
         for path, array in jax.tree_util.tree_leaves_with_path(inputs):
             if len(array) != len(self):
                 name = f"inputs{jax.tree_util.keystr(path)}"
@@ -114,6 +126,14 @@ class ArraySource(Source):
     @property
     def labels(self) -> LabelSets:
         return self._labels
+
+    @property
+    def names(self) -> np.ndarray:
+        return super().names if self._names is None else self._names
+
+    def contents(self, rows: np.ndarray) -> Any:
+        shape = getattr(self._inputs, "shape", ())
+        return self.raw_inputs(rows) if len(shape) == 4 else None
 
     @property
     def in_memory(self) -> bool:
@@ -153,6 +173,22 @@ class JoinedSource(Source):
     @property
     def labels(self) -> LabelSets:
         return self._labels
+
+    @property
+    def names(self) -> np.ndarray:
+        first, second = (part.names for part in self._parts)
+        return np.concatenate([first, second])
+
+    def contents(self, rows: np.ndarray) -> Any:
+        first, second = self._parts
+        found = []
+        for row in np.asarray(rows):
+            part, place = (first, row) if row < len(first) else (second, row - len(first))
+            content = part.contents(np.array([place]))
+            if content is None:
+                return None
+            found.append(content[0])
+        return found
 
     @property
     def in_memory(self) -> bool:
@@ -196,4 +232,6 @@ class JoinedSource(Source):
 def make_source(examples: Examples, preprocess: Preprocess) -> Source:
     """The source of labelled `examples`."""
     assert examples.labels is not None
-    return ArraySource(examples.inputs, examples.labels, preprocess.of_checked, examples.hashes)
+    return ArraySource(
+        examples.inputs, examples.labels, preprocess.of_checked, examples.hashes, examples.names
+    )

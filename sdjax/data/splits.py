@@ -32,7 +32,7 @@ def with_splits_off(given: dict[str, Examples], config: DataConfig) -> dict[str,
     for split in ("test", "validation"):
         if split not in splits:
             fraction = getattr(config, f"{split}_fraction")
-            splits["train"], splits[split] = _split_off(
+            splits["train"], splits[split] = split_off(
                 splits["train"], split, fraction, config.split_seed, stratified
             )
     return {split: splits[split] for split in ("train", "validation", "test")}
@@ -64,10 +64,21 @@ def _fold(train: Examples, config: DataConfig) -> tuple[Examples, Examples]:
     return train.take(kept), train.take(chosen)
 
 
-def _split_off(
+def split_off(
     train: Examples, split: str, fraction: float, seed: int, stratified: bool
 ) -> tuple[Examples, Examples]:
-    """Splits `train` at random, or `stratified` where it is small enough; rows keep their order."""
+    """Splits `train` at random, or `stratified` where it is small enough; rows keep their order.
+
+    Args:
+      train: to be split.
+      split: what the second part is called.
+      fraction: of the rows that become the second part.
+      seed: of the draw.
+      stratified: whether each label is to have its share of both parts.
+
+    Raises:
+      InputError: if there are too few rows.
+    """
     if not 0 < fraction < 1:
         raise InputError(f"data.{split}_fraction must lie between 0 and 1, got {fraction}.")
     rows = len(train)

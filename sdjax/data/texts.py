@@ -12,6 +12,7 @@ from sdjax import label_sets
 from sdjax.data import hashing
 from sdjax.data.examples import check_labels
 from sdjax.data.readers.options import ReadOptions
+from sdjax.data.rows import RowArray, take_rows
 from sdjax.data.sources import Source
 from sdjax.data.tokens import TokenBatch, Tokenizer, Tokens
 from sdjax.errors import InputError
@@ -80,19 +81,35 @@ class TextSource(Source):
     Args:
       tokens: of N texts.
       labels: multi-hot [N, C], or `LabelIndices` of [N, L].
+      texts: N strings, to be shown; None where they are not at hand.
+      names: of the rows, [N]; None numbers them.
 
     Raises:
       InputError: if the numbers of rows differ, or the labels are not label sets.
     """
 
-    def __init__(self, tokens: Tokens, labels: LabelSets):
+    def __init__(
+        self,
+        tokens: Tokens,
+        labels: LabelSets,
+        texts: RowArray | None = None,
+        names: np.ndarray | None = None,
+    ):
         self.tokens, self._labels = tokens, check_labels("labels", labels)
+        self._texts, self._names = texts, names
         if len(tokens) != len(self):
             raise InputError(f"there are {len(tokens)} texts, and {len(self)} rows of labels.")
 
     @property
     def labels(self) -> LabelSets:
         return self._labels
+
+    @property
+    def names(self) -> np.ndarray:
+        return super().names if self._names is None else self._names
+
+    def contents(self, rows: np.ndarray) -> Any:
+        return None if self._texts is None else take_rows(self._texts, np.asarray(rows))
 
     @functools.cached_property
     def widths(self) -> np.ndarray:

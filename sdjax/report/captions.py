@@ -20,6 +20,12 @@ EMBEDDINGS = (
     "Two embeddings of the test examples: h, what the encoder gives and the classifier reads, and "
     "z, its projection, which the contrastive loss compares."
 )
+NEIGHBORS = (
+    "Test rows, drawn at random among those with a label, and the rows of train that are nearest "
+    "to each by the cosine of h. Labels that a neighbour shares with the test row are **bold**; "
+    "Jaccard is the share of common labels among those of both."
+)
+PICTURES = "To the left the test row. Above its neighbours the cosine, below them the labels."
 STALE_PROJECTION = (
     " The projection is that of pretraining: fine-tuning has changed the encoder under it since."
 )

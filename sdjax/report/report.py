@@ -22,18 +22,20 @@ from sdjax.report import (
     figures,
     label_scatter,
     markdown,
+    neighbors,
     pairs,
     remarks,
 )
 
 PER_LABEL = "per_label.csv"
-LEARNING, SHARES, WEIGHTS, LABELS, MAP, PROJECTION_MAP = (
+LEARNING, SHARES, WEIGHTS, LABELS, MAP, PROJECTION_MAP, NEIGHBORS = (
     "learning_curves.png",
     "relation_shares.png",
     "relation_weights.png",
     "labels.png",
     "embedding_map.png",
     "projection_map.png",
+    "neighbors.png",
 )
 MAPS = {"h": MAP, "z": PROJECTION_MAP}
 
@@ -59,6 +61,7 @@ class ReportInputs:
       tested_by: name of the validation metric that chose that step ("mAP"); "" for the last step.
       test_projections: [N, D], what the contrastive loss compares, where there is one.
       facts: how the run was made, as {"Devices": "8 TPU v5e", ...}; the "Command" among them.
+      queries: test rows with their nearest rows of train, by h.
     """
 
     title: str
@@ -75,6 +78,7 @@ class ReportInputs:
     tested_by: str = ""
     test_projections: ArrayLike | None = None
     facts: Mapping[str, str] = field(default_factory=dict)
+    queries: Sequence[neighbors.Query] = ()
 
 
 @dataclass
@@ -124,6 +128,7 @@ def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
         SHARES: pairs.relation_shares(table),
         WEIGHTS: pairs.relation_weights(table, inputs.loss, _jaccard_threshold(inputs.config)),
         LABELS: _label_figure(data, inputs.label_names),
+        NEIGHBORS: neighbors.pictures(inputs.queries),
     }
     for name, file in MAPS.items():
         found = data.embeddings.get(name)
@@ -255,6 +260,7 @@ def _text(inputs: ReportInputs, data: _Checked, table: pairs.PairTable, shown: s
         "## Embeddings",
         *_embedding_sections(inputs, data, shown),
         markdown.retrieval_table(inputs.results),
+        *_neighbor_sections(inputs, shown),
         "## Configuration",
         markdown.config_block(inputs.config),
     ]  # fmt: skip
@@ -296,6 +302,17 @@ def _embedding_sections(inputs: ReportInputs, data: _Checked, shown: set[str]) -
     if similarities:
         sections.append(markdown.similarity_table(similarities))
     return [*sections, *(f"**{markdown.plain(note)}**" for note in notes if note)]
+
+
+def _neighbor_sections(inputs: ReportInputs, shown: set[str]) -> list[str]:
+    if not inputs.queries:
+        return []
+    return [
+        "### Nearest neighbours",
+        captions.NEIGHBORS,
+        _figure(shown, NEIGHBORS, "Test rows and their neighbours", captions.PICTURES, ""),
+        *neighbors.sections(inputs.queries),
+    ]
 
 
 def _no_map(name: str, embeddings: NDArray[Any]) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from scipy import sparse
 
+from sdjax.checks import one_of
 from sdjax.config import Config
 from sdjax.data import Preprocess, TextPreprocess, steps_per_epoch
 from sdjax.data.dataset import read_preprocess
@@ -16,7 +18,8 @@ from sdjax.data.tokens import Tokens
 from sdjax.errors import InputError
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import Checkpoints, Position
-from sdjax.training.evaluate import make_forward
+from sdjax.training.evaluate import make_forward, run_model
+from sdjax.training.gallery import SPACES, Gallery, Neighbors
 from sdjax.training.mesh import make_mesh
 from sdjax.training.recipes import Phase, make_phases, parameter_name, phase_of_step
 from sdjax.training.state import (
@@ -44,6 +47,7 @@ class Predictor:
       step: after which it was saved.
       thresholds: float64 [C], tuned on the run's validation split; None before the run is tested.
       weights: parameters and variables of all members.
+      workdir: of the run; None where it has none.
     """
 
     def __init__(
@@ -56,17 +60,43 @@ class Predictor:
         state: TrainState,
     ):
         self.config = config
+        self.spec = spec
         self.preprocess = preprocess
         self.label_names = label_names
         self.phase = phase
         self.step = int(state.step)
         self.thresholds: np.ndarray | None = None
         self.weights = state.best
-        self._forward = make_forward(model_graph(config, spec))
+        self.workdir: Path | None = None
+        self._graph = model_graph(config, spec)
+        self._galleries: dict[str, Gallery] = {}
 
-    def embed(self, x: Any) -> np.ndarray:
-        """Representations of the encoder, float32 [N, H], of raw inputs x [N, ...]."""
-        return self._run(self._preprocessed(x))[1]
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name != "_graph"}
+        return {**kept, "weights": jax.device_get(self.weights)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._graph = model_graph(self.config, self.spec)
+
+    def embed(self, x: Any, space: str = "h") -> np.ndarray:
+        """Embeddings, float32 [N, D], of raw inputs x [N, ...].
+
+        Args:
+          x: raw inputs; vectors also as one of scipy's sparse matrices.
+          space: "h", representations of the encoder, which the classifier reads; or "z", their
+            projections of unit length, which the contrastive loss compares. Those of several
+            members stand side by side.
+
+        Raises:
+          InputError: if the run has no contrastive loss, and so no z.
+        """
+        return self.embed_preprocessed(self._preprocessed(x), space)
+
+    def embed_preprocessed(self, x: Any, space: str = "h") -> np.ndarray:
+        """As `embed`, of preprocessed inputs [N, ...]."""
+        self._check_space(space)
+        return self._run(x, projects=space == "z")[1 if space == "h" else 2]
 
     def predict_proba(self, x: Any) -> np.ndarray:
         """Probabilities of the labels, float32 [N, C], of raw inputs x [N, ...].
@@ -110,23 +140,98 @@ class Predictor:
                 "classifier is not trained yet, so that there are no probabilities. Resume the "
                 "run, or take `embed`: the encoder is what was trained."
             )
-        return self._run(x)
+        scores, embeddings = self._run(x)
+        return scores, embeddings
+
+    def neighbors(
+        self, x: Any, k: int = 10, *, gallery: Gallery | None = None, space: str = "h"
+    ) -> Neighbors:
+        """The k nearest rows of a gallery, by the cosine.
+
+        Args:
+          x: raw inputs [N, ...].
+          k: at most as many as the gallery has.
+          gallery: to search; None is `self.gallery(space)`, the rows that the run was trained on.
+          space: "h" or "z", see `embed`; that of the gallery where one is given.
+
+        Returns:
+          `Neighbors` with similarities, ids and label sets, [N, k] each.
+
+        Raises:
+          InputError: if `gallery` does not fit the model, or None is given and the training rows
+            are not at hand.
+        """
+        gallery = self.gallery(space) if gallery is None else gallery
+        return gallery.neighbors(self.embed(x, gallery.space), k)
+
+    def gallery(self, space: str = "h") -> Gallery:
+        """The embedded training rows; made on first use, and kept in the workdir.
+
+        Raises:
+          InputError: if the data are no longer those of the run, or it was given them as arrays.
+          FileNotFoundError: if a file of the data is missing.
+        """
+        self._check_space(space)
+        if space not in self._galleries:
+            path = self.workdir and self.workdir / f"gallery_{space}.npz"
+            found = Gallery.read(path) if path and path.exists() else None
+            if found is None or found.step != self.step:
+                found = self.embed_split("train", space)
+                if path:
+                    found.keep(path)
+            self._galleries[space] = found
+        return self._galleries[space]
+
+    def embed_split(self, split: str, space: str = "h") -> Gallery:
+        """The embedded rows of a split of the run's data, which is read for that.
+
+        Args:
+          split: "train", what the run was trained on; "validation" or "test".
+          space: "h" or "z", see `embed`.
+
+        Raises: as `gallery`.
+        """
+        self._check_space(space)
+        source = workdir_lib.read_split(self.workdir, self.config, split)
+        mesh = make_mesh(devices=jax.local_devices()[:1])
+        forward = make_forward(self._graph, mesh, projects=space == "z")
+        given = run_model(forward, self.weights, source, _BATCH, mesh)
+        vectors = given.embeddings if space == "h" else given.projections
+        assert vectors is not None
+        return Gallery(vectors, source.names, source.labels, self.label_names, space, self.step)
+
+    def _check_space(self, space: str) -> None:
+        one_of("space", space, SPACES)
+        config = self.config
+        contrasts = config.recipe != "bce" and (
+            config.recipe != "joint" or config.contrastive_weight
+        )
+        if space == "z" and not contrasts:
+            raise InputError(
+                "space 'z' is what a contrastive loss compares, and the run has none "
+                f"(recipe {config.recipe!r}); take 'h'."
+            )
 
     def _preprocessed(self, x: Any) -> Any:
-        return x if self.preprocess is None else self.preprocess(x)
+        if self.preprocess is None:
+            return x
+        if sparse.issparse(x) and isinstance(self.preprocess, Preprocess):
+            return self.preprocess.of_sparse(x)
+        return self.preprocess(x)
 
-    def _run(self, x: Any) -> tuple[np.ndarray, np.ndarray]:
+    def _run(self, x: Any, *, projects: bool = False) -> tuple[np.ndarray, ...]:
+        forward = make_forward(self._graph, projects=projects)
+
         def padded(rows: np.ndarray) -> np.ndarray:
             return np.pad(rows, [(0, _BATCH - len(rows))] + [(0, 0)] * (rows.ndim - 1))
 
         places, parts = [], []
         for rows, chunk in _chunks(x):
-            outputs = self._forward(self.weights, jax.tree.map(padded, chunk))
+            outputs = forward(self.weights, jax.tree.map(padded, chunk))
             places.append(rows)
             parts.append([np.asarray(output)[: len(rows)] for output in outputs])
         order = np.argsort(np.concatenate(places))
-        scores, embeddings = (np.concatenate(part)[order] for part in zip(*parts, strict=True))
-        return scores, embeddings
+        return tuple(np.concatenate(part)[order] for part in zip(*parts, strict=True))
 
 
 def _chunks(x: Any) -> Iterator[tuple[np.ndarray, Any]]:
@@ -134,7 +239,7 @@ def _chunks(x: Any) -> Iterator[tuple[np.ndarray, Any]]:
     if isinstance(x, Tokens):
         yield from x.by_length(_BATCH)
         return
-    count = len(jax.tree.leaves(x)[0])
+    count = len(jax.tree.leaves(x)[0])  # a leaf may be rows that are computed when asked for
     for start in range(0, max(count, 1), _BATCH):
         rows = np.arange(start, min(start + _BATCH, count))
         yield rows, jax.tree.map(lambda array, a=start: array[a : a + _BATCH], x)
@@ -147,7 +252,7 @@ def load(workdir: str | Path) -> Predictor:
       workdir: of a run of `train.py`.
 
     Returns:
-      A `Predictor`, with `embed(x)` and `predict_proba(x)`.
+      A `Predictor`, with `embed(x)`, `predict_proba(x)` and `neighbors(x, k)`.
 
     Raises:
       FileNotFoundError: if there is no run, or it has not saved a checkpoint yet.
@@ -155,6 +260,7 @@ def load(workdir: str | Path) -> Predictor:
     """
     # Of the state, the optimizer's part and the queue are not kept.
     model = Predictor(*restored(Path(workdir)))
+    model.workdir = Path(workdir)
     results = Path(workdir) / workdir_lib.RESULTS
     if results.exists():
         tuned = json.loads(results.read_text())["thresholds"]

@@ -6,7 +6,7 @@ import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -20,11 +20,16 @@ from sdjax.data import Dataset, Source
 from sdjax.label_sets import LabelSets
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.evaluate import Outputs
+from sdjax.training.gallery import names_of
 from sdjax.training.logbook import RECORDS, read_records
 from sdjax.training.setup import Setup
 from sdjax.training.state import TrainState
 
+if TYPE_CHECKING:
+    from sdjax.report import neighbors
+
 RETRIEVED = (50, 10)  # neighbours in a ranking, and those that vote
+NEAREST = 5  # neighbours that the report shows
 HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc", "p_at_1")
 
 
@@ -66,6 +71,33 @@ def retrieval_results(dataset: Dataset, tested: Outputs, gallery: Outputs) -> di
         name: retrieval.evaluate(queries, labels[0], rows, labels[1], k=k, few=few)
         for name, (queries, rows) in vectors.items()
     }
+
+
+def nearest_rows(
+    dataset: Dataset, tested: Outputs, gallery: Outputs, count: int
+) -> "list[neighbors.Query]":
+    """Some test rows with their nearest rows of train by h, for people to look at."""
+    from sdjax.report import neighbors
+
+    chosen = neighbors.choose(dataset.test.labels, count)
+    if not len(chosen):
+        return []
+    few = min(NEAREST, len(dataset.train))
+    places, cosines = retrieval.neighbors(tested.embeddings[chosen], gallery.embeddings, k=few)
+
+    def shown(source: Source, rows: np.ndarray) -> list[neighbors.Row]:
+        names = names_of(label_sets.take(source.labels, rows), dataset.label_names)
+        contents = source.contents(rows)
+        contents = [None] * len(rows) if contents is None else contents
+        return [
+            neighbors.Row(str(name), labels, content)
+            for name, labels, content in zip(source.names[rows], names, contents, strict=True)
+        ]
+
+    return [
+        neighbors.Query(row, tuple(shown(dataset.train, near)), tuple(map(float, cosine)))
+        for row, near, cosine in zip(shown(dataset.test, chosen), places, cosines, strict=True)
+    ]
 
 
 def with_baselines(
@@ -143,8 +175,12 @@ def write_report(
     outputs: Outputs,
     results: dict[str, Any],
     command: str = "",
+    gallery: Outputs | None = None,
 ) -> Path:
-    """Writes `report/` on `state`, and returns the path of its `report.md`."""
+    """Writes `report/` on `state`, and returns the path of its `report.md`.
+
+    Neighbours are shown where the outputs of train are given, as `gallery`.
+    """
     # Plotting is imported where it is used: a model that only predicts needs none of it.
     from sdjax.report import report
 
@@ -165,6 +201,9 @@ def write_report(
         tested_by=config.select_by,
         test_projections=outputs.projections,
         facts=_facts(workdir, setup, state, command),
+        queries=()
+        if gallery is None
+        else nearest_rows(dataset, outputs, gallery, config.report.neighbors),
     )
     return report.write_report(workdir, inputs)
 

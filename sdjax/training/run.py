@@ -174,7 +174,7 @@ class _Running:
             done, last = step - phase.start, step == phase.stop
             interrupted = self.guard.requested(step)  # read once: a signal may come at any time
             validates = last or done % (config.evaluate_every * setup.steps_per_epoch) == 0
-            validates &= not setup.refit
+            validates &= setup.validates
             saves = last or step % config.checkpoint_every == 0 or interrupted is not None
             saves |= validates and bool(config.select_by)
             if not (saves or validates or step % config.log_every == 0):
@@ -260,7 +260,13 @@ def score(
       state: of `train`.
       workdir: of the run; None writes nothing.
       command: that made the run, for the report.
+
+    Raises:
+      InputError: if there are no rows of test, or none of validation to tune thresholds by.
     """
+    for split in ("test", "validation"):
+        if not len(getattr(setup.dataset, split)):
+            raise InputError(f"A score needs rows of {split}, and the data set has none.")
     contrasts = any(phase.contrastive for phase in setup.phases)
     projects = contrasts and workdir is not None
     tested = outputs(setup, state, setup.dataset.test, projects=projects)
@@ -285,5 +291,5 @@ def score(
                     results["retrieval"] = retrieval_results(data, tested, gallery)
                 fitted = (data.train,) if setup.refit else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)
-                write_report(workdir, setup, state, tested, results, command)
+                write_report(workdir, setup, state, tested, results, command, gallery)
     return results

@@ -40,7 +40,7 @@ class Setup:
 
     Attributes:
       config: with all sizes.
-      dataset: its three splits.
+      dataset: its three splits; without rows for validation none is made.
       mesh: of all devices.
       spec: of one example.
       phases: of the recipe.
@@ -58,6 +58,11 @@ class Setup:
     graph: nnx.GraphDef
     initial: Weights | None = None
     refit: Path | None = None
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is a validation split that the model is not trained on."""
+        return self.refit is None and len(self.dataset.validation) > 0
 
     @property
     def steps_per_epoch(self) -> int:
@@ -134,7 +139,7 @@ def make_setup(
     config_lib.check(config)
     if (unused := config_lib.unused(config)) and is_main():
         logging.warning("Recipe %r has no use for %s.", config.recipe, ", ".join(unused))
-    config = _with_published_sizes(config)
+    config = with_published_sizes(config)
     dataset = dataset or _load_data(config)
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train
@@ -180,7 +185,7 @@ def program_config(config: Config) -> Config:
     )
 
 
-def _with_published_sizes(config: Config) -> Config:
+def with_published_sizes(config: Config) -> Config:
     """`config` with what its pretrained weights tell of the network, and for texts the tokenizer.
 
     A run that starts from another takes both from there.

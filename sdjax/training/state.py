@@ -46,6 +46,10 @@ class ExampleSpec:
         labels = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), source.labels)
         return cls.of(source.input_spec, labels)
 
+    def __reduce__(self) -> Any:
+        # JAX pickles the structure of builtin containers alone.
+        return ExampleSpec.of, (self.inputs, self.labels)
+
     @property
     def inputs(self) -> Any:
         return jax.tree.unflatten(self.treedef, self.leaves)["x"]

@@ -13,8 +13,9 @@ from typing import Any
 import jax
 import numpy as np
 
+from sdjax.checks import one_of
 from sdjax.config import Config, flat, from_dict
-from sdjax.data import Dataset, Preprocess, TextPreprocess
+from sdjax.data import Dataset, JoinedSource, Preprocess, Source, TextPreprocess, load
 from sdjax.errors import InputError
 from sdjax.labels import LabelIndices
 from sdjax.training.processes import failing_together, gather_texts, is_main
@@ -233,6 +234,35 @@ def read_selection(workdir: Path) -> dict[str, Any] | None:
     """What validation chose among the candidates of the run in `workdir`; None without a choice."""
     path = workdir / SELECTED
     return json.loads(path.read_text()) if path.exists() else None
+
+
+def read_split(workdir: Path | None, config: Config, split: str) -> Source:
+    """A split of the data of the run in `workdir`, read anew; that of train is what it learnt from.
+
+    Raises:
+      InputError: if the data are not those of the run, or there is no workdir.
+      FileNotFoundError: if a file of the data is missing.
+    """
+    one_of("split", split, SPLITS)
+    advice = (
+        "Embed rows of your own: a gallery of `embed(x)`, or `python -m sdjax.embed --input=...`."
+    )
+    if workdir is None:
+        raise InputError(f"Without a workdir the data of the run are not known. {advice}")
+    if config.data.name == "files" and not config.data.train:
+        raise InputError(f"{workdir}: its run was given its data as arrays. {advice}")
+    saved = json.loads((workdir / DATA).read_text())[split]["checksum"]
+    dataset = load(config.data)
+    found = getattr(dataset, split)
+    if split == "train" and found.fingerprint != saved:
+        # A run that was trained anew on both.
+        found = JoinedSource(dataset.train, dataset.validation)
+    if found.fingerprint != saved:
+        raise InputError(
+            f"{workdir}: the {split} split of {config.data.name!r} is not what the run had: its "
+            f"data have changed since, or were given to it as arrays. {advice}"
+        )
+    return found
 
 
 def check_free_space(workdir: Path, needed: int) -> None:

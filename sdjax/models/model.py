@@ -24,6 +24,7 @@ class Model(nnx.Module):
       loss: tells whether the loss has parameters.
       input_spec: of one example, a pytree of `jax.ShapeDtypeStruct`.
       num_classes: number of labels C.
+      weighted: whether it holds weights of the labels, for the supervised loss.
       rngs: of the initial parameters.
     """
 
@@ -34,6 +35,7 @@ class Model(nnx.Module):
         input_spec: InputSpec,
         num_classes: int,
         *,
+        weighted: bool = False,
         rngs: nnx.Rngs,
     ):
         self.encoder = make_encoder(config, input_spec, rngs)
@@ -43,6 +45,7 @@ class Model(nnx.Module):
         )
         self.classifier = nnx.Linear(features, num_classes, dtype=config.dtype, rngs=rngs)
         self.loss = LossParameters(loss) if loss.learn_temperature else None
+        self.label_weights = LabelWeights(num_classes) if weighted else None
 
     def encode(self, x: Any, *, rngs: nnx.Rngs | None = None, where: Array | None = None) -> Array:
         """Representations [B, H] of examples x [B, ...].
@@ -78,6 +81,17 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return self.out(x if self.hidden is None else nnx.relu(self.hidden(x)))
+
+
+class LabelWeights(nnx.Module):
+    """What the supervised loss of a label is multiplied by; read off the data, and never learned.
+
+    Attributes:
+      values: float32 [2, C], where a label is present and where it is absent; ones at first.
+    """
+
+    def __init__(self, num_classes: int):
+        self.values = nnx.Variable(jnp.ones((2, num_classes), jnp.float32))
 
 
 class LossParameters(nnx.Module):

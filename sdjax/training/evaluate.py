@@ -123,7 +123,7 @@ def make_validate(
     """A function from state to the numbers that the learning curves show of a split.
 
     Losses are means over the batches, by their number of examples, with dropout off: the
-    contrastive one of two views of each example, as in training, binary cross-entropy of the
+    contrastive one of two views of each example, as in training, the supervised one of the
     examples as they are. mAP and F1 are added where the phase trains the classifier, on the main
     process; None where they are not defined.
     """

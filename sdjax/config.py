@@ -22,6 +22,7 @@ DTYPES = ("float32", "bfloat16")
 FORMS = ("out", "in")
 NORMS = ("", "batch", "group", "layer")
 POOLINGS = ("mean", "cls")
+TOKEN_POOLINGS = (*POOLINGS, "label_wise")
 SUPERVISED = ("bce", "asl", "focal", "class_balanced")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
@@ -126,7 +127,14 @@ class ModelConfig:
     width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
     depth: int = count(2)  # layers (mlp), stages (convnet)
     dropout: float = share(0.1)
-    pooling: str = choice("mean", POOLINGS)  # bert: of the tokens' states
+    # bert: of the tokens' states; with label_wise each label attends to the tokens that it needs.
+    pooling: str = choice("mean", TOKEN_POOLINGS)
+    attention_width: int = number(0, least=0)  # label_wise: of queries and keys; 0: the encoder's
+    label_chunk: int = count(512)  # label_wise: labels whose attention is held at once
+    # bert: longer texts pass in segments of so many tokens, each sharing `segment_overlap` of them
+    # with the next; data.max_length may then be any number. 0: a text is as long as the positions.
+    segment_length: int = number(0, least=0)
+    segment_overlap: int = number(0, least=0)
     frequencies: int = number(0, least=0)  # mlp: learned waves of each feature; 0 is none
     projection_width: int = number(0, least=0)  # of the head's hidden layer; 0: linear
     projection_dim: int = count(128)
@@ -302,6 +310,11 @@ def check(config: Config) -> None:
             f"select_by={config.select_by!r} is another loss than supervised.name, "
             f"{config.supervised.name!r}."
         )
+    if config.model.segment_length and config.model.segment_overlap >= config.model.segment_length:
+        raise InputError(
+            f"model.segment_overlap must be below model.segment_length, "
+            f"{config.model.segment_length}, got {config.model.segment_overlap}."
+        )
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
     if config.select_by == "contrastive":
@@ -324,6 +337,10 @@ def unused(config: Config) -> list[str]:
         for option in each
         if name != config.supervised.name
     ]
+    if config.model.pooling != "label_wise":
+        idle += ["model.attention_width", "model.label_chunk"]
+    if not config.model.segment_length:
+        idle.append("model.segment_overlap")
     if config.recipe in ("joint", "bce"):
         idle.append("pretrain.")
     if config.recipe == "bce":

@@ -54,11 +54,12 @@ def make_forward(
     def member(weights: Weights, x: Any) -> tuple[Array, ...]:
         model = nnx.merge(graph, *weights)
         representation = model.encode(x)
+        h = model.pooled(representation)
         if not projects:
-            return model.classify(representation), representation
+            return model.classify(representation), h
         z = model.project(representation)
         z /= jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
-        return model.classify(representation), representation, z
+        return model.classify(representation), h, z
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh) if mesh else None)
     def forward(weights: Weights, x: Any) -> tuple[Array, ...]:

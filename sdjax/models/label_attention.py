@@ -66,9 +66,8 @@ class LabelAttention(nnx.Module):
 
     def embeddings(self, tokens: TokenStates) -> Array:
         """Embeddings v_c of each text for each label, float32 [B, C, H], all at once."""
-        attention = self.attention(tokens).astype(self.dtype)
-        states = tokens.states.astype(self.dtype)
-        return jnp.einsum("bct,bth->bch", attention, states).astype(jnp.float32)
+        states, queries = tokens.states.astype(self.dtype), self.queries[...].astype(self.dtype)
+        return _vectors(self._keys(tokens), states, tokens.mask, queries).astype(jnp.float32)
 
     def _keys(self, tokens: TokenStates) -> Array:
         return jnp.tanh(self.hidden(tokens.states))
@@ -77,10 +76,8 @@ class LabelAttention(nnx.Module):
         states, keys = tokens.states.astype(self.dtype), self._keys(tokens)
 
         def of_chunk(queries: Array, kernel: Array, bias: Array) -> Array:
-            attention = _attention(keys, tokens.mask, queries.astype(self.dtype))
-            # k · Σ a h as Σ a (k · h): as many products, and no [B, C, H].
-            scores = jnp.einsum("bth,ch->bct", states, kernel.astype(self.dtype))
-            return jnp.sum(attention * scores, axis=-1, dtype=jnp.float32) + bias
+            vectors = _vectors(keys, states, tokens.mask, queries.astype(self.dtype))
+            return jnp.einsum("bch,ch->bc", vectors.astype(jnp.float32), kernel) + bias
 
         total = len(queries)
         if total <= self.chunk:
@@ -98,6 +95,12 @@ def _attention(keys: Array, mask: Array, queries: Array) -> Array:
     logits = jnp.einsum("bta,ca->bct", keys, queries).astype(jnp.float32)
     logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(logits, axis=-1)
+
+
+def _vectors(keys: Array, states: Array, mask: Array, queries: Array) -> Array:
+    """Means [B, C, H] of the states, weighted by the attention of each query."""
+    attention = _attention(keys, mask, queries).astype(states.dtype)
+    return jnp.einsum("bct,bth->bch", attention, states)
 
 
 def _in_chunks(x: Array, count: int, size: int) -> Array:

@@ -25,13 +25,15 @@ DTYPES = ("float32", "bfloat16")
 FORMS = ("out", "in")
 NORMS = ("", "batch", "group", "layer")
 POOLINGS = ("mean", "cls")
+TOKEN_POOLINGS = (*POOLINGS, "label_wise")
+SUPERVISED = ("bce", "asl", "focal", "class_balanced")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
 MISSING = ("error", "median")
 INPUT_KINDS = ("dense", "sparse", "image", "text")
 SCALINGS = ("auto", "standard", "pareto")
 VALIDATION_METRICS = ("mAP", "micro_f1", "macro_f1")
-VALIDATION_LOSSES = ("loss", "bce", "contrastive")
+VALIDATION_LOSSES = ("loss", *SUPERVISED, "contrastive")
 
 
 def number(
@@ -128,7 +130,14 @@ class ModelConfig:
     width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
     depth: int = count(2)  # layers (mlp), stages (convnet)
     dropout: float = share(0.1)
-    pooling: str = choice("mean", POOLINGS)  # bert: of the tokens' states
+    # bert: of the tokens' states; with label_wise each label attends to the tokens that it needs.
+    pooling: str = choice("mean", TOKEN_POOLINGS)
+    attention_width: int = number(0, least=0)  # label_wise: of queries and keys; 0: the encoder's
+    label_chunk: int = count(512)  # label_wise: labels whose attention is held at once
+    # bert: longer texts pass in segments of so many tokens, each sharing `segment_overlap` of them
+    # with the next; data.max_length may then be any number. 0: a text is as long as the positions.
+    segment_length: int = number(0, least=0)
+    segment_overlap: int = number(0, least=0)
     frequencies: int = number(0, least=0)  # mlp: learned waves of each feature; 0 is none
     projection_width: int = number(0, least=0)  # of the head's hidden layer; 0: linear
     projection_dim: int = count(128)
@@ -154,6 +163,26 @@ class LossConfig:
     threshold: float = number(0.5, least=0, most=1)  # jaccard only: the least overlap of a positive
     implementation: str = choice("auto", IMPLEMENTATIONS)
     learn_temperature: bool = False  # starting at `temperature`; see `learning_rates`
+
+
+@dataclass(unsafe_hash=True)
+class SupervisedConfig:
+    """The supervised term: a loss of each logit, averaged over the labels.
+
+    Binary cross-entropy ("bce"), asymmetric loss ("asl", Ridnik et al. 2021), focal loss ("focal",
+    Lin et al. 2017), or binary cross-entropy whose labels are weighted by the effective number of
+    their examples ("class_balanced", Cui et al. 2019).
+    """
+
+    name: str = choice("bce", SUPERVISED)
+    # All of them: what the terms of present labels are multiplied by; 0 is, for each label, the
+    # number of train's examples without it over that of those with it.
+    pos_weight: float = number(1.0, least=0)
+    gamma: float = number(2.0, least=0)  # focal: exponent of how wrong a probability is
+    gamma_pos: float = number(0.0, least=0)  # asl: that exponent, of present labels
+    gamma_neg: float = number(4.0, least=0)  # asl: that of absent labels
+    clip: float = share(0.05)  # asl: what the probabilities of absent labels are lowered by
+    beta: float = share(0.999)  # class_balanced: n examples count as (1 - beta^n) / (1 - beta)
 
 
 @dataclass(unsafe_hash=True)
@@ -217,9 +246,10 @@ class Config:
 
     `recipe` is one of
       "probe"     contrastive pretraining, then a linear classifier on the frozen encoder;
-      "finetune"  contrastive pretraining, then all parameters with binary cross-entropy;
-      "joint"     binary cross-entropy + `contrastive_weight` * contrastive loss;
-      "bce"       binary cross-entropy alone.
+      "finetune"  contrastive pretraining, then all parameters with the supervised term;
+      "joint"     the supervised term + `contrastive_weight` * contrastive loss;
+      "bce"       the supervised term alone.
+    That term is binary cross-entropy, or what `supervised.name` names.
     """
 
     recipe: str = choice("joint", RECIPES)
@@ -228,11 +258,12 @@ class Config:
     drop_remainder: bool = False  # False spreads rows evenly, padded; True drops some
     microbatches: int = count(1)  # parts of a batch that pass the network one after another
     contrastive_weight: float = number(0.1, least=0)  # recipe "joint"
-    label_smoothing: float = share(0.0)  # of binary cross-entropy: labels become s/2 and 1 - s/2
+    label_smoothing: float = share(0.0)  # of the supervised term: labels become s/2 and 1 - s/2
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
+    supervised: SupervisedConfig = field(default_factory=SupervisedConfig)
     queue: QueueConfig = field(default_factory=QueueConfig)
     pretrain: PhaseConfig = field(default_factory=PhaseConfig)  # recipes "probe", "finetune"
     supervise: PhaseConfig = field(default_factory=PhaseConfig)  # every recipe's last phase
@@ -282,6 +313,16 @@ def check(config: Config) -> None:
             f"loss.learn_temperature needs a loss.temperature of at least {LEAST_TEMPERATURE}, got "
             f"{config.loss.temperature}."
         )
+    if config.select_by in SUPERVISED and config.select_by != config.supervised.name:
+        raise InputError(
+            f"select_by={config.select_by!r} is another loss than supervised.name, "
+            f"{config.supervised.name!r}."
+        )
+    if config.model.segment_length and config.model.segment_overlap >= config.model.segment_length:
+        raise InputError(
+            f"model.segment_overlap must be below model.segment_length, "
+            f"{config.model.segment_length}, got {config.model.segment_overlap}."
+        )
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
     if config.select_by == "contrastive":
@@ -296,18 +337,29 @@ def check(config: Config) -> None:
 
 def unused(config: Config) -> list[str]:
     """Fields that were changed from their defaults, and do nothing in a run of this recipe."""
-    idle = []
+    options = {"asl": ("gamma_pos", "gamma_neg", "clip"), "focal": ("gamma",)}
+    options["class_balanced"] = ("beta",)
+    idle = [
+        f"supervised.{option}"
+        for name, each in options.items()
+        for option in each
+        if name != config.supervised.name
+    ]
+    if config.model.pooling != "label_wise":
+        idle += ["model.attention_width", "model.label_chunk"]
+    if not config.model.segment_length:
+        idle.append("model.segment_overlap")
     if config.recipe in ("joint", "bce"):
         idle.append("pretrain.")
     if config.recipe == "bce":
         idle.append("loss.learn_temperature")
     if config.recipe == "joint" and not config.contrastive_weight:
         idle += ["queue.", "loss.learn_temperature"]
-    default = flat(Config())
+    default, sections = flat(Config()), tuple(each for each in idle if each.endswith("."))
     return [
         name
         for name, value in flat(config).items()
-        if name.startswith(tuple(idle)) and value != default[name]
+        if (name in idle or name.startswith(sections)) and value != default[name]
     ]
 
 

@@ -72,6 +72,8 @@ def test_every_number_is_checked_by_name(name, value):
         ("pretrain.learning_rates", "encoder=-1", "pretrain.learning_rates must be PART=FACTOR"),
         ("augment.crop", 0.0, "augment.crop must be a number, at most 1, above 0, got 0.0"),
         ("augment.feature_fill", "mean", "Unknown augment.feature_fill 'mean'"),
+        ("supervised.name", "focl", "Unknown supervised.name 'focl'. Did you mean 'focal'"),
+        ("select_by", "asl", "select_by='asl' is another loss than supervised.name, 'bce'"),
         ("select_by", "map", "Unknown select_by 'map'.*Known: mAP, micro_f1"),
     ],
 )
@@ -172,3 +174,11 @@ def test_fields_without_a_use_are_named(recipe, weight, wanted):
     config.loss.learn_temperature, config.pretrain.epochs = True, 3
     config.queue.size = 0 if recipe == "bce" else 512
     assert unused(config) == wanted
+
+
+def test_options_of_other_supervised_losses_are_named():
+    config = Config(recipe="finetune")
+    config.supervised.name, config.supervised.clip, config.supervised.gamma = "asl", 0.1, 1.0
+    assert unused(config) == ["supervised.gamma"]
+    config.supervised.name = "focal"
+    assert unused(config) == ["supervised.clip"]

@@ -19,9 +19,10 @@ from jax.typing import DTypeLike
 
 from sdjax import hub
 from sdjax.checks import one_of
-from sdjax.config import POOLINGS
+from sdjax.config import TOKEN_POOLINGS
 from sdjax.errors import InputError
-from sdjax.models import weights
+from sdjax.models import segments, weights
+from sdjax.models.encoders import TokenStates
 
 Array = jax.Array
 
@@ -119,12 +120,18 @@ class Bert(nnx.Module):
 
     Args:
       sizes: of the network.
-      pooling: "mean" of the tokens that are not padding, or "cls", the first.
+      pooling: "mean" of the tokens that are not padding, or "cls", the first; or "label_wise", all
+        of them as `TokenStates`.
+      segment_length: longer texts pass in segments of so many tokens, each by itself; 0: in one.
+      segment_overlap: tokens that a segment shares with the next; see `sdjax.models.segments`.
       dropout: rate on embeddings, attention and the output of each block; None takes those of
         `sizes`.
       dtype: of the computation; parameters are float32.
       remat: compute the layers' activations anew in the backward pass.
       rngs: of the initial parameters.
+
+    Raises:
+      InputError: if there are fewer positions than tokens of a segment.
     """
 
     def __init__(
@@ -132,13 +139,21 @@ class Bert(nnx.Module):
         sizes: BertSizes,
         *,
         pooling: str = "mean",
+        segment_length: int = 0,
+        segment_overlap: int = 0,
         dropout: float | None = None,
         dtype: DTypeLike = jnp.float32,
         remat: bool = False,
         rngs: nnx.Rngs,
     ):
         self.sizes, self.remat = sizes, remat
-        self.pooling = one_of("pooling", pooling, POOLINGS)
+        self.pooling = one_of("pooling", pooling, TOKEN_POOLINGS)
+        if segment_length > sizes.max_length:
+            raise InputError(
+                f"segment_length must be at most the model's {sizes.max_length}, got "
+                f"{segment_length}."
+            )
+        self.segment_length, self.segment_overlap = segment_length, segment_overlap
         hidden, attention = sizes.hidden_dropout_prob, sizes.attention_probs_dropout_prob
         if dropout is not None:
             hidden = attention = dropout
@@ -150,9 +165,23 @@ class Bert(nnx.Module):
 
     def __call__(
         self, x: Mapping[str, Array], *, rngs: nnx.Rngs | None = None, where: Array | None = None
-    ) -> Array:
-        """Representations [B, H] of the tokens x."""
-        return self.pool(self.hidden_states(x, rngs=rngs)[-1], x["mask"])
+    ) -> Array | TokenStates:
+        """Representations [B, H] of the tokens x; with label-wise pooling, `TokenStates`."""
+        return self.pool(self.token_states(x, rngs=rngs), x["mask"])
+
+    def token_states(self, x: Mapping[str, Array], *, rngs: nnx.Rngs | None = None) -> Array:
+        """What the last layer gives, [B, T, H]; of long texts, by segments.
+
+        Raises:
+          InputError: if there are more tokens than positions, and no segments.
+        """
+        rows, width = x["ids"].shape
+        if not self.segment_length or width <= self.segment_length:
+            return self.hidden_states(x, rngs=rngs)[-1]
+        sizes = (self.segment_length, self.segment_overlap)
+        parts = {name: segments.split(each, *sizes) for name, each in x.items()}
+        states = self.hidden_states(parts, rngs=rngs)[-1]
+        return segments.join(states, rows, width, self.segment_overlap)
 
     def hidden_states(
         self, x: Mapping[str, Array], *, rngs: nnx.Rngs | None = None
@@ -174,13 +203,12 @@ class Bert(nnx.Module):
             states.append(apply(layer, states[-1], mask, rngs))
         return tuple(states)
 
-    def pool(self, states: Array, mask: Array) -> Array:
-        """One vector [B, H] of the states [B, T, H] of a text's tokens; zeros without tokens."""
+    def pool(self, states: Array, mask: Array) -> Array | TokenStates:
+        """What stands for a text, of the states [B, T, H] of its tokens."""
         if self.pooling == "cls":
             return states[:, 0]
-        weight = mask.astype(jnp.float32)[:, :, None]
-        total = jnp.sum(states * weight, axis=1)
-        return (total / jnp.maximum(jnp.sum(weight, axis=1), 1)).astype(states.dtype)
+        tokens = TokenStates(states, mask.astype(bool))
+        return tokens if self.pooling == "label_wise" else tokens.mean()
 
 
 class Embeddings(nnx.Module):

@@ -2,10 +2,11 @@
 
 An encoder is an NNX module with `out_features` H that is called with (x, rngs=, where=). `rngs` are
 given in training: dropout is on, and batch statistics are those of the rows that `where` keeps.
+One whose attribute `pooling` is "label_wise" gives `TokenStates` in place of representations.
 """
 
 import itertools
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,24 @@ Array = jax.Array
 
 _FREQUENCY_SCALE = 0.1
 _BATCH_NORM_MOMENTUM = 0.9  # short runs take few steps
+
+
+class TokenStates(NamedTuple):
+    """What an encoder gives of each token of B texts, for label-wise attention to read.
+
+    Attributes:
+      states: float [B, T, H].
+      mask: bool [B, T]; False is padding.
+    """
+
+    states: Array
+    mask: Array
+
+    def mean(self) -> Array:
+        """Mean state [B, H] of the tokens of each text; zeros without tokens."""
+        weight = self.mask.astype(jnp.float32)[:, :, None]
+        total = jnp.sum(self.states * weight, axis=1)
+        return (total / jnp.maximum(jnp.sum(weight, axis=1), 1)).astype(self.states.dtype)
 
 
 class MLP(nnx.Module):

@@ -1,4 +1,4 @@
-"""The model that is trained: encoder, projection head, linear classifier, the loss's parameters."""
+"""The model that is trained: encoder, projection head, classifier, the loss's parameters."""
 
 import math
 from typing import Any
@@ -9,21 +9,30 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from sdjax.config import LEAST_TEMPERATURE, LossConfig, ModelConfig
+from sdjax.errors import InputError
+from sdjax.models.encoders import TokenStates
+from sdjax.models.label_attention import LabelAttention
 from sdjax.models.registry import InputSpec, make_encoder
 
 Array = jax.Array
+# Of the examples of a batch: vectors [B, H], or all tokens where the labels attend to them.
+Representation = Array | TokenStates
 
 _LEAST_LOG = math.log(LEAST_TEMPERATURE)
 
 
 class Model(nnx.Module):
-    """Encoder with two heads: a projection for contrast, a linear classifier for labels.
+    """Encoder with two heads: a projection for contrast, a classifier for labels.
+
+    The classifier is linear, or where `config.pooling` is "label_wise" a `LabelAttention` to the
+    tokens, the mean of which is then what is projected.
 
     Args:
       config: sizes, all of them above 0.
       loss: tells whether the loss has parameters.
       input_spec: of one example, a pytree of `jax.ShapeDtypeStruct`.
       num_classes: number of labels C.
+      weighted: whether it holds weights of the labels, for the supervised loss.
       rngs: of the initial parameters.
     """
 
@@ -34,6 +43,7 @@ class Model(nnx.Module):
         input_spec: InputSpec,
         num_classes: int,
         *,
+        weighted: bool = False,
         rngs: nnx.Rngs,
     ):
         self.encoder = make_encoder(config, input_spec, rngs)
@@ -41,32 +51,67 @@ class Model(nnx.Module):
         self.projection = Projection(
             features, config.projection_width, config.projection_dim, config.dtype, rngs=rngs
         )
-        self.classifier = nnx.Linear(features, num_classes, dtype=config.dtype, rngs=rngs)
+        self.classifier = _make_classifier(config, self.encoder, num_classes, rngs)
         self.loss = LossParameters(loss) if loss.learn_temperature else None
+        self.label_weights = LabelWeights(num_classes) if weighted else None
 
-    def encode(self, x: Any, *, rngs: nnx.Rngs | None = None, where: Array | None = None) -> Array:
-        """Representations [B, H] of examples x [B, ...].
+    def encode(
+        self, x: Any, *, rngs: nnx.Rngs | None = None, where: Array | None = None
+    ) -> Representation:
+        """Representations [B, H] of examples x [B, ...], or the states of their tokens.
 
         `rngs` turn dropout on, and batch statistics to those of the rows in `where` [B].
         """
         return self.encoder(x, rngs=rngs, where=where)
 
-    def project(self, representation: Array) -> Array:
-        """Embeddings float32 [B, D] to contrast, of representations [B, H]."""
-        return self.projection(representation).astype(jnp.float32)
+    def pooled(self, representation: Representation) -> Array:
+        """Representations as vectors [B, H]."""
+        tokens = isinstance(representation, TokenStates)
+        return representation.mean() if tokens else representation
 
-    def classify(self, representation: Array) -> Array:
-        """Logits float32 [B, C] of representations [B, H]."""
+    def project(self, representation: Representation) -> Array:
+        """Embeddings float32 [B, D] to contrast, of representations."""
+        return self.projection(self.pooled(representation)).astype(jnp.float32)
+
+    def classify(self, representation: Representation) -> Array:
+        """Logits float32 [B, C] of representations."""
         return self.classifier(representation).astype(jnp.float32)
 
-    def classify_block(self, representation: Array, start: Array | int, size: int) -> Array:
+    def classify_block(
+        self, representation: Representation, start: Array | int, size: int
+    ) -> Array:
         """Logits float32 [B, size] of the labels from `start` on."""
-        dtype = self.classifier.dtype
-        kernel = jax.lax.dynamic_slice_in_dim(self.classifier.kernel[...], start, size, axis=1)
-        assert self.classifier.bias is not None
-        bias = jax.lax.dynamic_slice_in_dim(self.classifier.bias[...], start, size)
-        logits = representation.astype(dtype) @ kernel.astype(dtype) + bias.astype(dtype)
-        return logits.astype(jnp.float32)
+        return self.classifier.block(representation, start, size).astype(jnp.float32)
+
+
+class LinearClassifier(nnx.Linear):
+    """Linear layer of which a block of outputs can be had."""
+
+    def block(self, x: Array, start: Array | int, size: int) -> Array:
+        """Outputs [B, size] from `start` on, of x [B, H]."""
+        kernel = jax.lax.dynamic_slice_in_dim(self.kernel[...], start, size, axis=1)
+        assert self.bias is not None
+        bias = jax.lax.dynamic_slice_in_dim(self.bias[...], start, size)
+        return x.astype(self.dtype) @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+
+
+def _make_classifier(config: ModelConfig, encoder: Any, num_classes: int, rngs: nnx.Rngs) -> Any:
+    features = encoder.out_features
+    if config.pooling != "label_wise":
+        return LinearClassifier(features, num_classes, dtype=config.dtype, rngs=rngs)
+    if getattr(encoder, "pooling", "") != "label_wise":
+        raise InputError(
+            f"model.pooling 'label_wise' is for encoders of tokens, such as 'bert'; "
+            f"{config.encoder!r} gives one vector an example."
+        )
+    return LabelAttention(
+        features,
+        num_classes,
+        width=config.attention_width or features,
+        chunk=config.label_chunk,
+        dtype=config.dtype,
+        rngs=rngs,
+    )
 
 
 class Projection(nnx.Module):
@@ -78,6 +123,17 @@ class Projection(nnx.Module):
 
     def __call__(self, x: Array) -> Array:
         return self.out(x if self.hidden is None else nnx.relu(self.hidden(x)))
+
+
+class LabelWeights(nnx.Module):
+    """What the supervised loss of a label is multiplied by; read off the data, and never learned.
+
+    Attributes:
+      values: float32 [2, C], where a label is present and where it is absent; ones at first.
+    """
+
+    def __init__(self, num_classes: int):
+        self.values = nnx.Variable(jnp.ones((2, num_classes), jnp.float32))
 
 
 class LossParameters(nnx.Module):

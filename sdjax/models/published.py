@@ -9,6 +9,8 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from sdjax.checks import one_of
+from sdjax.config import POOLINGS
 from sdjax.data.tokens import TokenBatch, Tokenizer, Tokens
 from sdjax.errors import InputError
 from sdjax.models import bert
@@ -37,6 +39,7 @@ def pretrained(
     Raises:
       InputError: if files are missing, or are not of such a model; a pickle is never loaded.
     """
+    one_of("pooling", pooling, POOLINGS)
     sizes = bert.read_sizes(origin)
     tokenizer = Tokenizer.of_model(origin)
     module = bert.Bert(sizes, pooling=pooling, dtype=dtype, remat=remat, rngs=nnx.Rngs(0))

@@ -154,8 +154,14 @@ def _convnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Conv
 
 
 def _bert(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> bert.Bert:
-    options = {"pooling": config.pooling, "dropout": config.dropout}
-    return bert.Bert(_bert_sizes(config), **options, **_options(config, rngs))
+    return bert.Bert(
+        _bert_sizes(config),
+        pooling=config.pooling,
+        segment_length=config.segment_length,
+        segment_overlap=config.segment_overlap,
+        dropout=config.dropout,
+        **_options(config, rngs),
+    )
 
 
 def _bert_sizes(config: ModelConfig) -> bert.BertSizes:
@@ -192,5 +198,5 @@ register_encoder(
     accepts=_are_tokens,
     load=bert.load,
     architecture=_bert_architecture,
-    max_length=lambda config: _bert_sizes(config).max_length,
+    max_length=lambda config: 0 if config.segment_length else _bert_sizes(config).max_length,
 )

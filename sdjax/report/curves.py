@@ -9,12 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
+from sdjax.config import SUPERVISED
 from sdjax.report import figures
 
 Record = Mapping[str, Any]
 
 VALIDATION_METRICS = {"mAP": figures.BLUE, "micro_f1": figures.ORANGE, "macro_f1": figures.GREEN}
-COMPONENTS = ("contrastive", "bce")
+COMPONENTS = ("contrastive", *SUPERVISED)
 SMOOTH_FROM = 60  # points from which a running mean is drawn
 LOSS_PANELS_A_ROW = 3
 

@@ -54,11 +54,12 @@ def make_forward(
     def member(weights: Weights, x: Any) -> tuple[Array, ...]:
         model = nnx.merge(graph, *weights)
         representation = model.encode(x)
+        h = model.pooled(representation)
         if not projects:
-            return model.classify(representation), representation
+            return model.classify(representation), h
         z = model.project(representation)
         z /= jnp.maximum(jnp.linalg.norm(z, axis=-1, keepdims=True), 1e-12)
-        return model.classify(representation), representation, z
+        return model.classify(representation), h, z
 
     @functools.partial(jax.jit, out_shardings=replicated(mesh) if mesh else None)
     def forward(weights: Weights, x: Any) -> tuple[Array, ...]:
@@ -123,7 +124,7 @@ def make_validate(
     """A function from state to the numbers that the learning curves show of a split.
 
     Losses are means over the batches, by their number of examples, with dropout off: the
-    contrastive one of two views of each example, as in training, binary cross-entropy of the
+    contrastive one of two views of each example, as in training, the supervised one of the
     examples as they are. mAP and F1 are added where the phase trains the classifier, on the main
     process; None where they are not defined.
     """

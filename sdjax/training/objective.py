@@ -7,20 +7,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 from flax import nnx
 
 from sdjax import losses, sharded
 from sdjax.checks import one_of
-from sdjax.config import AugmentConfig, Config, LossConfig
+from sdjax.config import AugmentConfig, Config, LossConfig, SupervisedConfig
 from sdjax.data.augment import random_view
-from sdjax.labels import LabelIndices, num_classes
+from sdjax.labels import LabelIndices, num_classes, num_rows
 from sdjax.models import Model
 from sdjax.training import momentum_queue
 from sdjax.training.mesh import Mesh, batch_axes
 from sdjax.training.microbatches import in_microbatches
 from sdjax.training.recipes import Phase
 from sdjax.training.state import Aux, Weights
+from sdjax.training.supervised import elementwise_loss
 
 Array = jax.Array
 Batch = dict[str, Any]
@@ -56,36 +56,41 @@ def class_ids(labels: Any) -> Array:
     return jnp.argmax(labels, axis=1)
 
 
-def binary_cross_entropy(logits: Array, labels: Array, smoothing: float = 0.0) -> Array:
-    """Mean over the labels of each row, [B], of logits and multi-hot labels [B, C]."""
-    targets = (1 - smoothing) * labels.astype(logits.dtype) + smoothing / 2
-    return optax.sigmoid_binary_cross_entropy(logits, targets).mean(axis=1)
-
-
 def classifier_loss(
-    model: Model, h: Array, labels: Any, smoothing: float = 0.0, num_devices: int = 1
+    model: Model,
+    h: Any,
+    labels: Any,
+    config: SupervisedConfig,
+    smoothing: float = 0.0,
+    num_devices: int = 1,
 ) -> Array:
-    """Binary cross-entropy [B] of representations [B, H], without many logits at once.
+    """The supervised loss [B] of representations, a mean over labels, without many logits at once.
 
     Args:
       model: whose classifier it is.
-      h: representations.
+      h: representations of B examples, as `model.encode` gives them.
       labels: multi-hot [B, C], or `LabelIndices`.
+      config: of the loss.
       smoothing: labels become s/2 and 1 - s/2.
       num_devices: over which the rows are spread.
     """
-    total = num_classes(labels)
-    if total <= LABEL_BLOCK or h.shape[0] // num_devices * total <= LOGITS_AT_ONCE:
-        return binary_cross_entropy(model.classify(h), _block(labels, 0, total), smoothing)
+    total, rows = num_classes(labels), num_rows(labels)
+    weights = None if model.label_weights is None else model.label_weights.values[...]
+    if total <= LABEL_BLOCK or rows // num_devices * total <= LOGITS_AT_ONCE:
+        hot = _block(labels, 0, total)
+        return elementwise_loss(model.classify(h), hot, config, smoothing, weights).mean(axis=1)
 
     @functools.partial(jax.checkpoint, static_argnums=1)
     def of_block(start: Array | int, size: int) -> Array:
-        logits = model.classify_block(h, start, size)
-        return size * binary_cross_entropy(logits, _block(labels, start, size), smoothing)
+        logits, hot = model.classify_block(h, start, size), _block(labels, start, size)
+        part = weights
+        if weights is not None:
+            part = jax.lax.dynamic_slice_in_dim(weights, start, size, axis=1)
+        return size * elementwise_loss(logits, hot, config, smoothing, part).mean(axis=1)
 
     whole, rest = divmod(total, LABEL_BLOCK)
     starts = LABEL_BLOCK * jnp.arange(whole)
-    zero = jnp.zeros(h.shape[0], jnp.float32)
+    zero = jnp.zeros(rows, jnp.float32)
     sums, _ = jax.lax.scan(lambda sums, s: (sums + of_block(s, LABEL_BLOCK), None), zero, starts)
     if rest:
         sums = sums + of_block(total - rest, rest)
@@ -154,12 +159,14 @@ class Objective:
             anchors = first_view if one else _side_by_side(first_view, second_view)
         if training:
             classified, smoothing = anchors, self.config.label_smoothing
-            results, variables = self._network(weights, anchors, dropout, ("z", "bce"), smoothing)
+            results, variables = self._network(
+                weights, anchors, dropout, ("z", "supervised"), smoothing
+            )
             aux = {**aux, "variables": variables}
         else:
             classified, dropout = batch, None
             results = self._network(weights, anchors, None, ("z",))[0]
-            results |= self._network(weights, batch, None, ("bce",))[0]
+            results |= self._network(weights, batch, None, ("supervised",))[0]
         metrics: Metrics = {}
         loss = jnp.zeros(())
         if phase.contrastive:
@@ -169,8 +176,9 @@ class Objective:
             metrics |= self._contrast(weights, results["z"], anchors, candidates)
             loss += phase.contrastive * metrics["contrastive"]
         if phase.supervised:
-            metrics["bce"] = mean_of_rows(results["bce"], classified["where"])
-            loss += phase.supervised * metrics["bce"]
+            name = self.config.supervised.name
+            metrics[name] = mean_of_rows(results["supervised"], classified["where"])
+            loss += phase.supervised * metrics[name]
         return loss, (aux, metrics)
 
     @property
@@ -191,12 +199,12 @@ class Objective:
           weights: of the model.
           rows: a batch.
           dropout: a key; with it, batch statistics are those of the batch.
-          names: "z" and "bce"; those that the phase has no use for are left out.
+          names: "z" and "supervised"; those that the phase has no use for are left out.
           smoothing: of the labels.
         """
         phase = self.phase
         wants_z = "z" in names and bool(phase.contrastive)
-        wants_bce = "bce" in names and bool(phase.supervised)
+        wants_logits = "supervised" in names and bool(phase.supervised)
 
         def of_rows(rows: Batch, dropout: Array | None, variables: nnx.State):
             # NNX refuses to change variables of an outer trace: these are copies of them.
@@ -208,13 +216,14 @@ class Objective:
             results = {}
             if wants_z:
                 results["z"] = model.project(h)
-            if wants_bce:
-                results["bce"] = classifier_loss(
-                    model, h, rows["labels"], smoothing, num_devices=self.mesh.size
+            if wants_logits:
+                results["supervised"] = classifier_loss(
+                    *(model, h, rows["labels"], self.config.supervised, smoothing),
+                    num_devices=self.mesh.size,
                 )
             return results, nnx.split(model, nnx.Param, ...)[2]
 
-        if not (wants_z or wants_bce):
+        if not (wants_z or wants_logits):
             return {}, weights.variables
         of_batch = in_microbatches(of_rows, self.config.microbatches, self.mesh)
         return of_batch(rows, dropout, weights.variables)

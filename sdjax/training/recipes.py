@@ -19,7 +19,7 @@ class Phase:
     Attributes:
       name: "pretrain", "probe", "finetune", "joint" or "bce".
       contrastive: weight of the contrastive loss.
-      supervised: weight of the binary cross-entropy.
+      supervised: weight of the supervised loss.
       trained: the parts of the model that learn.
       config: length and optimizer.
       start: first step, counted from the start of the run.

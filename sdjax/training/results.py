@@ -187,7 +187,7 @@ def write_report(
     config, dataset = setup.config, setup.dataset
     inputs = report.ReportInputs(
         title=dataset.name,
-        loss="bce" if config.recipe == "bce" else config.loss.name,
+        loss=config.supervised.name if config.recipe == "bce" else config.loss.name,
         label_names=dataset.label_names,
         # Of a run on train and validation the curves of the one before, which show validation.
         history=read_records((setup.refit.parent if setup.refit else workdir) / RECORDS),

@@ -15,7 +15,8 @@ from sdjax import label_sets
 from sdjax.config import VALIDATION_METRICS, Config
 from sdjax.errors import InputError
 from sdjax.models import registry
-from sdjax.training import momentum_queue, predictor
+from sdjax.models.model import LabelWeights
+from sdjax.training import momentum_queue, predictor, supervised
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.checkpoint import ForeignCheckpointError, Position
 from sdjax.training.evaluate import make_losses
@@ -239,19 +240,33 @@ def _check_single_label(split: str, labels: label_sets.LabelSets) -> None:
 def _initial_weights(
     config: Config, dataset: data_lib.Dataset, spec: ExampleSpec
 ) -> Weights | None:
-    """What `model.init_from` or `model.weights` gives, for all members."""
+    """What the data and `model.init_from` or `model.weights` give, for all members."""
     if config.model.init_from and config.model.weights:
         raise InputError("model.init_from and model.weights exclude each other; both are given.")
+    initial = None
     if config.model.init_from:
-        return predictor.initial_weights(config, spec, dataset.label_names)
-    if not config.model.weights:
-        return None
-    model = make_model(config, spec, jax.random.key(config.seed))
-    registry.load_weights(config.model, model.encoder)
-    _, *states = nnx.split(model, nnx.Param, ...)
-    parts = [nnx.filter_state(state, lambda path, _: path[0] == "encoder") for state in states]
-    members = config.model.members
-    return Weights(*jax.tree.map(lambda x: np.stack([x] * members), parts))
+        initial = predictor.initial_weights(config, spec, dataset.label_names)
+    elif config.model.weights:
+        model = make_model(config, spec, jax.random.key(config.seed))
+        registry.load_weights(config.model, model.encoder)
+        _, *states = nnx.split(model, nnx.Param, ...)
+        parts = [nnx.filter_state(state, lambda path, _: path[0] == "encoder") for state in states]
+        members = config.model.members
+        initial = Weights(*jax.tree.map(lambda x: np.stack([x] * members), parts))
+    if not supervised.needs_counts(config.supervised):
+        return initial
+    params, variables = initial or Weights(nnx.State({}), nnx.State({}))
+    return Weights(params, nnx.merge_state(variables, _label_weights(config, dataset)))
+
+
+def _label_weights(config: Config, dataset: data_lib.Dataset) -> nnx.State:
+    """Those of the supervised loss, by the train split, for all members."""
+    labels = dataset.train.labels
+    counts, rows = label_sets.counts(labels), label_sets.num_rows(labels)
+    values = supervised.label_weights(counts, rows, config.supervised)
+    state = nnx.state(LabelWeights(dataset.num_classes))
+    members = np.stack([values] * config.model.members)
+    return nnx.State({"label_weights": jax.tree.map(lambda _: members, state)})
 
 
 def _trace(setup: Setup) -> None:

@@ -17,6 +17,7 @@ from sdjax.models import Model, registry
 from sdjax.training import momentum_queue
 from sdjax.training.mesh import Mesh, state_sharding
 from sdjax.training.recipes import Phase, make_optimizer
+from sdjax.training.supervised import needs_counts
 
 Array = jax.Array
 Aux = dict[str, Any]
@@ -119,7 +120,8 @@ class TrainState(NamedTuple):
 def make_model(config: Config, spec: ExampleSpec, key: Array | int = 0) -> Model:
     """The model of one member, with fresh parameters."""
     rngs = nnx.Rngs(params=key)
-    return Model(config.model, config.loss, spec.inputs, spec.num_classes, rngs=rngs)
+    given = (config.model, config.loss, spec.inputs, spec.num_classes)
+    return Model(*given, weighted=needs_counts(config.supervised), rngs=rngs)
 
 
 def model_graph(config: Config, spec: ExampleSpec) -> nnx.GraphDef:

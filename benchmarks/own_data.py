@@ -3,10 +3,10 @@
     python benchmarks/own_data.py --folder=DATA --workdir=runs/own_data
 
 DATA holds the folders yeast_mulsupcon (the official split, hdf5), scene, bibtex and medical_cmc2007
-(Mulan's ARFF and XML) and eicu_crd_demo (tables of the eICU demo, csv.gz; features are the words of
-its tables without `diagnosis`, labels the organ systems of `diagnosisstring`, test 30 % of the
-patients). The other models are scikit-learn's with its defaults (500 trees), fitted on all of
-train, inputs standardised by it. Runs that are there are only tested again.
+(Mulan's ARFF and XML) and eicu_crd_demo (tables of the eICU demo, csv.gz, of which
+`sdjax.data.eicu` makes words and organ systems). The other models are scikit-learn's with its
+defaults (500 trees), fitted on all of train, inputs standardised by it. Runs that are there are
+only tested again.
 """
 
 import json
@@ -18,10 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from absl import app, flags
-from scipy import sparse
-from sklearn.datasets import dump_svmlight_file
 from sklearn.ensemble import ExtraTreesClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.multiclass import OneVsRestClassifier
@@ -30,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from sdjax import metrics
 from sdjax.config import DataConfig
-from sdjax.data import load
+from sdjax.data import eicu, load
 
 ROOT = Path(__file__).parents[1]
 FOLDER = flags.DEFINE_string("folder", None, "Folder of the five sets.", required=True)
@@ -44,23 +41,13 @@ MODELS: dict[str, Callable[[int], Any]] = {
     "random forest": lambda seed: RandomForestClassifier(500, n_jobs=-1, random_state=seed),
     "logistic regression": lambda _: OneVsRestClassifier(LogisticRegression(C=0.1, max_iter=1000)),
 }
-# Table of the eICU demo: the columns whose values are words.
-EICU_WORDS = {
-    "pastHistory": ["pasthistorypath", "pasthistoryvalue"],
-    "medication": ["drugname"],
-    "treatment": ["treatmentstring"],
-    "physicalExam": ["physicalexampath"],
-    "admissionDx": ["admitdxpath"],
-    "patient": ["gender", "ethnicity", "unittype", "unitadmitsource", "apacheadmissiondx"],
-}
-EICU_FEWEST_STAYS = 5  # that a word is in
 
 
 def files(name: str, folder: Path, workdir: Path) -> DataConfig:
     """Where a set lies; that of eICU is written from its tables."""
     if name == "eicu":
-        train, test = (str(workdir / f"eicu_{split}.svm") for split in ("train", "test"))
-        write_eicu(folder / "eicu_crd_demo", train, test)
+        eicu.write(folder / "eicu_crd_demo", workdir / "eicu")
+        train, test = (str(workdir / "eicu" / f"{split}.svm") for split in ("train", "test"))
         return DataConfig(name="files", train=train, validation="", test=test)
     if name == "yeast":
         stem = folder / "yeast_mulsupcon" / "yeast_official_"
@@ -71,37 +58,6 @@ def files(name: str, folder: Path, workdir: Path) -> DataConfig:
         str(folder / f"{stem}{end}") for end in ("-train.arff", "-test.arff", ".xml")
     )
     return DataConfig(name="files", train=train, validation="", test=test, labels=labels)
-
-
-def write_eicu(tables: Path, train: str, test: str) -> None:
-    """Stays with diagnoses as words and organ systems, in svmlight's format."""
-
-    def read(name: str) -> pd.DataFrame:
-        return pd.read_csv(tables / f"{name}.csv.gz", low_memory=False)
-
-    diagnosis, patients = read("diagnosis"), read("patient").set_index("patientunitstayid")
-    stays = pd.Index(sorted(diagnosis["patientunitstayid"].unique()))
-    systems = diagnosis["diagnosisstring"].str.split("|").str[0]
-    labels = pd.crosstab(diagnosis["patientunitstayid"], systems).loc[stays].to_numpy() > 0
-    parts = []
-    for table, columns in EICU_WORDS.items():
-        frame = read(table)
-        for column in columns:
-            words = f"{table}.{column}=" + frame[column].astype(str).str.lower()
-            parts.append(pd.DataFrame({"stay": frame["patientunitstayid"], "word": words}))
-    words = pd.concat(parts).drop_duplicates()
-    words = words[words["stay"].isin(stays)]
-    counts = words.groupby("word")["stay"].nunique()
-    kept = pd.Index(sorted(counts[counts >= EICU_FEWEST_STAYS].index))
-    words = words[words["word"].isin(kept)]
-    places = stays.get_indexer(words["stay"]), kept.get_indexer(words["word"])
-    x = sparse.csr_matrix((np.ones(len(words), np.float32), places), (len(stays), len(kept)))
-    persons = patients.loc[stays, "uniquepid"].to_numpy()
-    known = np.array(sorted(set(persons)))
-    drawn = np.random.default_rng(0).permutation(len(known))[: len(known) * 3 // 10]
-    tested = np.isin(persons, known[drawn])
-    for path, rows in ((train, ~tested), (test, tested)):
-        dump_svmlight_file(x[rows], labels[rows].astype(int), path, multilabel=True)
 
 
 def run(data: DataConfig, workdir: Path, seed: int) -> tuple[float, float]:

@@ -87,6 +87,8 @@ class DataConfig:
     data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
     label_separator: str = ""  # files: what splits the one label column, as ";" does "a;b"
+    # files: a text file that names all labels, one a line, where some do not occur in train.
+    label_names: str = ""
     ignore: str = ""  # files: columns that are neither features nor labels
     # Tables (.csv, .parquet, .arff): missing values are an error, or train's median, with a feature
     # more for each feature that misses values in train, 1 where it does.

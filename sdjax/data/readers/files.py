@@ -14,6 +14,7 @@ from sdjax.data.readers import (
     delimited,
     image_files,
     jsonl,
+    label_lists,
     svmlight,
     tables,
     text,
@@ -55,6 +56,7 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
         missing=config.missing,
         categories=config.categories,
         text=config.text,
+        label_names=label_lists.read_names(config.label_names) if config.label_names else (),
     )
     defaults = DataConfig()
     for split, path in (("train", config.train), ("test", config.test)):

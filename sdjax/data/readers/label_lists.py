@@ -1,11 +1,13 @@
 """Labels that are given as a list of names, or of numbers, for each row."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from sdjax.data.examples import from_lists, listing
+from sdjax.data.readers import text
 from sdjax.data.readers.options import ReadOptions, split_names
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
@@ -40,9 +42,25 @@ def from_names(
     if unknown:
         raise InputError(
             f"{path}: labels that are not among the {len(known)} known ones: {listing(unknown)}. "
-            "Known are those that data.labels names, or else those that occur in train."
+            "Known are those that data.label_names or data.labels names, or else those that occur "
+            "in train."
         )
     return from_lists([[places[name] for name in names] for names in lists], len(known)), known
+
+
+def read_names(path: str) -> tuple[str, ...]:
+    """The names of all labels, of a text file that has one a line.
+
+    Raises:
+      InputError: if there is none, or one is there twice.
+    """
+    with text.open_text(path, "a list of labels") as file:
+        names = [line.strip() for line in file if line.strip()]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated or not names:
+        what = f"names that are there twice: {listing(repeated)}" if repeated else "no name"
+        raise InputError(f"data.label_names {path}: {what}; one name a line was expected.")
+    return tuple(names)
 
 
 def split_cell(value: Any, separator: str) -> list[str]:

@@ -9,7 +9,7 @@ from sdjax.data.readers.options import readable
 from sdjax.errors import InputError
 
 SUFFIXES = (".csv", ".csv.gz")
-_ROWS = 10_000  # of a chunk: of notes of 10 kB each, 100 MB
+_ROWS = 5_000  # of a chunk: of notes of 10 kB each, 50 MB
 
 
 def find(folders: Sequence[Path], name: str) -> Path:

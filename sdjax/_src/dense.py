@@ -31,13 +31,23 @@ def dense(problem: Problem, method: Method) -> Sums:
 
     s = jnp.matmul(anchors.z, candidates.z.T, precision=lax.Precision.HIGHEST)
     chex.assert_equal_shape([s, where, weight])
+    biased = s if candidates.log_bias is None else s + candidates.log_bias[None, :]
+    logsumexp = _logsumexp(biased, where)
     if method.form == "out":
         # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
         attraction = (weight * jnp.where(positive, s, 0)).sum(axis=1)
     else:
         attraction = _logsumexp(s + jnp.log(jnp.where(positive, weight, 1)), positive)
+    total = weight.sum(axis=1)
+    if method.clipped:
+        softmax = jnp.exp(jnp.where(where, biased, -jnp.inf) - logsumexp[:, None])
+        excess = jnp.where(positive, jnp.maximum(total[:, None] * softmax - weight, 0), 0)
+        excess = lax.stop_gradient(excess)
+        # The value stays; from the slope of each positive goes what pushes it away.
+        push = (excess * jnp.where(positive, s, 0)).sum(axis=1)
+        attraction = attraction + push - lax.stop_gradient(push)
     count = positive.sum(axis=1, dtype=problem.dtype)
-    return Sums(_logsumexp(s, where), attraction, weight.sum(axis=1), count)
+    return Sums(logsumexp, attraction, total, count)
 
 
 def _embedded(examples: Inputs, problem: Problem) -> Inputs:
@@ -57,22 +67,33 @@ def _candidates_of(anchors: Inputs, candidates: Inputs, problem: Problem) -> Arr
         where &= own[:, None] != index[None, :]
     if anchors.ids is not None and candidates.ids is not None:
         ids = anchors.ids[:, None]
-        where &= (ids != candidates.ids[None, :]) | (ids < 0)
+        where &= (ids != candidates.ids[None, :]) | (ids == -1)
     return where
 
 
 def _weights(problem: Problem, candidates: Inputs, method: Method, where: Array) -> Array:
     """Weights [A, R], above 0 for positives."""
     anchors, dtype = problem.anchors, problem.dtype
-    o = relations.unchecked_overlap(anchors.labels, candidates.labels, dtype)
-    if method.balance_labels:
-        labels, others = (labels_lib.multi_hot(x.labels, dtype) for x in (anchors, candidates))
-        # m_l(i) candidates of anchor i carry label l.
-        carriers = jnp.matmul(where.astype(dtype), others, precision=lax.Precision.HIGHEST)
-        balanced = jnp.where(carriers > 0, labels / jnp.maximum(carriers, 1), 0)
-        shared = jnp.matmul(balanced, others.T, precision=lax.Precision.HIGHEST)
-        o = o._replace(shared=shared)
-    return pair_weights(method.weight, *o, where)
+    prototype = None if candidates.prototype is None else candidates.prototype[None, :]
+    if method.labels == "counted" or not method.uniform:
+        o = relations.unchecked_overlap(anchors.labels, candidates.labels, dtype)
+        weight = pair_weights(method.weight, *o, where, prototype)
+    else:
+        weight = where.astype(dtype)
+    if method.labels == "counted":
+        return weight
+    labels, others = (labels_lib.multi_hot(x.labels, dtype) for x in (anchors, candidates))
+    shares = _shares(weight, labels, others)
+    if method.labels == "agreeing":
+        shares += _shares(weight, 1 - labels, 1 - others)
+    return jnp.where(where, weight * shares, 0)
+
+
+def _shares(weight: Array, labels: Array, others: Array) -> Array:
+    """Σ_{l∈S∩T} 1/N_l(i) [A, R], N_l(i) being the weights of the candidates that carry l."""
+    carriers = jnp.matmul(weight, others, precision=lax.Precision.HIGHEST)
+    balanced = jnp.where(carriers > 0, labels / jnp.where(carriers > 0, carriers, 1), 0)
+    return jnp.matmul(balanced, others.T, precision=lax.Precision.HIGHEST)
 
 
 def _logsumexp(x: Array, where: Array) -> Array:

@@ -136,7 +136,7 @@ def _mapped(
     def local(arrays: dict[str, Any]) -> Array:
         return loss(**arrays, **dict(options), axis_name=axis_name)
 
-    out = P(axis_name) if dict(options)["reduction"] == "none" else P()
+    out = P(axis_name) if dict(options).get("reduction") == "none" else P()
     # A weight that was traced outside does not know along which axes its numbers vary.
     check_vma = not isinstance(arrays.get("weight"), PairWeight)
     run = jax.shard_map(
@@ -204,3 +204,5 @@ prototype_loss = LOSSES["prototype"]
 msc_loss = LOSSES["msc"]
 mscwrg_loss = LOSSES["mscwrg"]
 mscrg_loss = LOSSES["mscrg"]
+label_wise_loss = LOSSES["label_wise"]
+herocon_loss = LOSSES["herocon"]

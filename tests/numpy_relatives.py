@@ -14,6 +14,7 @@ import numpy as np
 from numpy_reference import LabelSet, Result, _unit
 
 NAMES = ("prototype", "msc", "mscwrg", "mscrg")
+LABEL_WISE = ("label_wise", "herocon")
 
 
 def one_hot_sets(number: int) -> list[LabelSet]:
@@ -182,3 +183,86 @@ def loss(
         return [*parts, of_all[size + number :]] if explicit else parts
 
     return result, gradients
+
+
+def label_wise(
+    z: np.ndarray,
+    labels: Sequence[LabelSet],
+    num_classes: int,
+    candidates: np.ndarray | None = None,
+    candidate_labels: Sequence[LabelSet] | None = None,
+    *,
+    where: Sequence[bool] | None = None,
+    candidate_where: Sequence[bool] | None = None,
+    ids: Sequence[int] | None = None,
+    **options,
+) -> Result:
+    """The mean over labels of SupCon with two classes each."""
+    explicit = candidates is not None
+    sets = candidate_labels if explicit else labels
+    size = len(sets)
+    where = [True] * len(z) if where is None else [bool(x) for x in where]
+    admitted = [True] * size if explicit else list(where)
+    if candidate_where is not None:
+        admitted = [a and bool(x) for a, x in zip(admitted, candidate_where, strict=True)]
+
+    def pool(i: int) -> list[int]:
+        return [
+            j
+            for j in range(size)
+            if admitted[j]
+            and (explicit or j != i)
+            and not (ids is not None and ids[i] >= 0 and ids[i] == ids[j])
+        ]
+
+    def weights(i: int, found: list[int]) -> dict[int, float]:
+        total = dict.fromkeys(found, 0.0)
+        for label in range(num_classes):
+            same = [j for j in found if (label in sets[j]) == (label in labels[i])]
+            for j in same:
+                total[j] += 1 / len(same) / num_classes
+        return total
+
+    return general(z, where, candidates, pool, weights, **options)
+
+
+def herocon(
+    z: np.ndarray, labels: Sequence[LabelSet], num_classes: int, where: Sequence[bool], **options
+) -> tuple[float, np.ndarray]:
+    """Value, and gradient to z by the slopes of the similarities."""
+    temperature = options.get("temperature", 1.0)
+    normalize = options.get("normalize", True)
+    unit = [_unit(np.asarray(row, np.float64), normalize) for row in z]
+    rows = [i for i in range(len(z)) if where[i]]
+    slope, total = np.zeros((len(z), len(z))), 0.0
+
+    def s(i: int, j: int) -> float:
+        return float(np.dot(unit[i], unit[j])) / temperature
+
+    for label in range(num_classes):
+        having = [i for i in rows if label in labels[i]]
+        lacking = [i for i in rows if label not in labels[i]]
+        for i in having:
+            away = {n: len(labels[i] ^ labels[n]) * math.exp(s(i, n)) for n in lacking}
+            for p in having:
+                near = (1 - len(labels[i] ^ labels[p]) / num_classes) * math.exp(s(i, p))
+                whole = sum(away.values()) + near
+                share = 1 / len(having) ** 2
+                total += share * math.log(whole / (near * (len(lacking) + 1)))
+                slope[i, p] += share * (near / whole - 1)
+                for n, x in away.items():
+                    slope[i, n] += share * x / whole
+    one = np.array([1.0] + [0.0] * (len(z) - 1))
+    result = Result(
+        rows=one,
+        mean=total,
+        share=np.ones(len(z)),
+        pull=slope,
+        positives=one,
+        similarity=slope,
+        _anchors=np.asarray(z, np.float64),
+        _candidates=None,
+        _temperature=temperature,
+        _normalize=normalize,
+    )
+    return total, result.gradient()[0]

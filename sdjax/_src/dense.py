@@ -17,9 +17,9 @@ Array = jax.Array
 
 def dense(problem: Problem, method: Method) -> Sums:
     """`Sums` from the full matrix of similarities: O(A·R) memory."""
-    anchors = candidates = _embedded(problem.anchors, problem)
+    anchors = candidates = embedded(problem.anchors, problem)
     if problem.candidates is not None:
-        candidates = _embedded(problem.candidates, problem)
+        candidates = embedded(problem.candidates, problem)
     # In self-contrast one conversion for both roles: gradients add up before they are rounded.
     candidates = candidates._replace(where=problem.contrasted.where)
     candidates = collectives.all_gather(candidates, problem.candidate_axes)
@@ -32,25 +32,25 @@ def dense(problem: Problem, method: Method) -> Sums:
     s = jnp.matmul(anchors.z, candidates.z.T, precision=lax.Precision.HIGHEST)
     chex.assert_equal_shape([s, where, weight])
     biased = s if candidates.log_bias is None else s + candidates.log_bias[None, :]
-    logsumexp = _logsumexp(biased, where)
+    log_total = logsumexp(biased, where)
     if method.form == "out":
         # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
         attraction = (weight * jnp.where(positive, s, 0)).sum(axis=1)
     else:
-        attraction = _logsumexp(s + jnp.log(jnp.where(positive, weight, 1)), positive)
+        attraction = logsumexp(s + jnp.log(jnp.where(positive, weight, 1)), positive)
     total = weight.sum(axis=1)
     if method.clipped:
-        softmax = jnp.exp(jnp.where(where, biased, -jnp.inf) - logsumexp[:, None])
+        softmax = jnp.exp(jnp.where(where, biased, -jnp.inf) - log_total[:, None])
         excess = jnp.where(positive, jnp.maximum(total[:, None] * softmax - weight, 0), 0)
         excess = lax.stop_gradient(excess)
         # The value stays; from the slope of each positive goes what pushes it away.
         push = (excess * jnp.where(positive, s, 0)).sum(axis=1)
         attraction = attraction + push - lax.stop_gradient(push)
     count = positive.sum(axis=1, dtype=problem.dtype)
-    return Sums(logsumexp, attraction, total, count)
+    return Sums(log_total, attraction, total, count)
 
 
-def _embedded(examples: Inputs, problem: Problem) -> Inputs:
+def embedded(examples: Inputs, problem: Problem) -> Inputs:
     z = examples.z.astype(problem.dtype)
     z = normalized(z) if problem.normalize else z
     # Not after the product: compiled, large similarities may be divided once to find the largest
@@ -96,7 +96,7 @@ def _shares(weight: Array, labels: Array, others: Array) -> Array:
     return jnp.matmul(balanced, others.T, precision=lax.Precision.HIGHEST)
 
 
-def _logsumexp(x: Array, where: Array) -> Array:
+def logsumexp(x: Array, where: Array) -> Array:
     """log Σ exp(x) over the entries of each row where `where` holds; 0 for a row without any."""
     largest = lax.stop_gradient(jnp.max(x, axis=1, where=where, initial=-jnp.inf))
     some = where.any(axis=1)

@@ -17,6 +17,7 @@ from sdjax.losses.family import (
     supcon_loss,
     symmetric_loss,
 )
+from sdjax.losses.label_wise import LabelRows, herocon_loss, label_wise_loss, rows_from_labels
 from sdjax.losses.with_prototypes import msc_loss, mscrg_loss, mscwrg_loss, prototype_loss
 
 LOSSES: dict[str, Callable[..., jax.Array]] = {
@@ -34,23 +35,29 @@ LOSSES: dict[str, Callable[..., jax.Array]] = {
     "msc": msc_loss,
     "mscwrg": mscwrg_loss,
     "mscrg": mscrg_loss,
+    "label_wise": label_wise_loss,
+    "herocon": herocon_loss,
 }
 # These take prototypes [C, D], learned with the model.
 PROTOTYPE_LOSSES = ("prototype", "msc", "mscwrg", "mscrg")
 
 __all__ = [
     "LOSSES",
+    "LabelRows",
     "PROTOTYPE_LOSSES",
     "all_loss",
     "any_loss",
     "contrastive_loss",
     "dissimilarity_only_loss",
+    "herocon_loss",
     "jaccard_loss",
+    "label_wise_loss",
     "msc_loss",
     "mscrg_loss",
     "mscwrg_loss",
     "mulsupcon_loss",
     "prototype_loss",
+    "rows_from_labels",
     "sd_loss",
     "similarity_only_loss",
     "soft_jaccard_loss",

@@ -95,7 +95,8 @@ def herocon_loss(
       L = Σ_l mean_{i,p∋l} log( (Σ_{n∌l} H_in e^{s_in} + a_ip) / ((M_l + 1) a_ip) )
 
     with H the number of labels in which two sets differ, a_ip = (1 − H_ip/C) e^{s_ip}, and M_l the
-    rows without label l. A row is paired with itself, too, so that a label of one row is contrasted as well.
+    rows without label l. A row is paired with itself, too, so that a label of one row is
+    contrasted as well.
 
     It is dense: each label has denominators of its own for all pairs, which takes O(B²) memory and
     O(B²·C) time. With `axis_name` each device holds its rows of these arrays.

@@ -5,6 +5,7 @@ only what makes it different. What a field may be stands beside its default, and
 """
 
 import dataclasses
+import inspect
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,13 @@ OPTIMIZERS = ("adamw", "sgd")
 MASK_FILLS = ("zero", "sample")
 DTYPES = ("float32", "bfloat16")
 FORMS = ("out", "in")
+WITHOUT_POSITIVES = ("skip", "push")
+EMPTY_SETS = ("disjoint", "identical")
+# Fields of the loss that are options of some losses alone.
+LOSS_OPTIONS = (
+    *("form", "normalizer", "without_positives", "threshold", "weighted", "empty_sets"),
+    *("alpha", "beta", "implementation"),
+)
 NORMS = ("", "batch", "group", "layer")
 POOLINGS = ("mean", "cls")
 TOKEN_POOLINGS = (*POOLINGS, "label_wise")
@@ -162,7 +170,13 @@ class LossConfig:
     temperature: float = number(0.07, above=0)
     form: str = choice("out", FORMS)
     normalizer: str = choice("", NORMALIZERS)  # mulsupcon only; "" is its own
+    # An anchor without a positive is left out, or pushed from all candidates.
+    without_positives: str = choice("skip", WITHOUT_POSITIVES)
     threshold: float = number(0.5, least=0, most=1)  # jaccard only: the least overlap of a positive
+    weighted: bool = True  # jaccard only: positives weigh as much as they overlap
+    empty_sets: str = choice("disjoint", EMPTY_SETS)  # jaccard only: two sets without labels
+    alpha: float = number(1.0)  # msc, mscwrg, mscrg only
+    beta: float = number(0.1, above=0)  # msc only: weight of examples in the denominator
     implementation: str = choice("auto", IMPLEMENTATIONS)
     learn_temperature: bool = False  # starting at `temperature`; see `learning_rates`
 
@@ -308,8 +322,7 @@ def check(config: Config) -> None:
     if config.patience and not config.select_by:
         raise InputError("patience needs select_by, the metric that judges; such as 'mAP'.")
     candidates(config, "")
-    if config.loss.normalizer and config.loss.name != "mulsupcon":
-        raise InputError(f"loss.normalizer is for mulsupcon, not for {config.loss.name!r}.")
+    loss_options(config.loss)
     if config.loss.learn_temperature and config.loss.temperature < LEAST_TEMPERATURE:
         raise InputError(
             f"loss.learn_temperature needs a loss.temperature of at least {LEAST_TEMPERATURE}, got "
@@ -327,6 +340,8 @@ def check(config: Config) -> None:
         )
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
+    if config.queue.size and "candidates" not in _options_of(config.loss.name):
+        raise InputError(f"queue.size is for losses with candidates, not for {config.loss.name!r}.")
     if config.select_by == "contrastive":
         if config.recipe != "joint":
             raise InputError(
@@ -335,6 +350,29 @@ def check(config: Config) -> None:
             )
         if not config.contrastive_weight:
             raise InputError("select_by='contrastive' needs a contrastive_weight above 0.")
+
+
+def loss_options(config: LossConfig) -> dict[str, Any]:
+    """The options of its loss, with their values; those that are the loss's own are left out.
+
+    Raises:
+      InputError: if an option of other losses is set, or one is out of the loss's range.
+    """
+    options, default = {}, LossConfig()
+    for name in LOSS_OPTIONS:
+        value = getattr(config, name)
+        if name in _options_of(config.name):
+            options[name] = value
+        elif value != getattr(default, name):
+            takers = ", ".join(each for each in LOSSES if name in _options_of(each))
+            raise InputError(f"loss.{name} is for {takers}, not for {config.name!r}.")
+    if config.name == "msc" and config.alpha < 0:
+        raise InputError(f"loss.alpha must be a number, at least 0 for msc, got {config.alpha}.")
+    return {name: value for name, value in options.items() if value != ""}
+
+
+def _options_of(loss: str) -> frozenset[str]:
+    return frozenset(inspect.signature(LOSSES[loss]).parameters)
 
 
 def unused(config: Config) -> list[str]:

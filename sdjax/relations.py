@@ -9,7 +9,7 @@ References:
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ from sdjax._src import label_overlap
 from sdjax.labels import LabelIndices, Labels
 
 Array = jax.Array
+EmptySets = Literal["disjoint", "identical"]
 
 
 class Overlap(NamedTuple):
@@ -131,10 +132,26 @@ def soft_jaccard(o: Overlap) -> Array:
     return o.shared / jnp.maximum(o.anchor_size + o.candidate_size - o.shared, 1)
 
 
-def jaccard(o: Overlap, threshold: ArrayLike = 0.5) -> Array:
-    """|S∩T| / |S∪T| where that is at least `threshold`, else 0."""
+def jaccard(
+    o: Overlap,
+    threshold: ArrayLike = 0.5,
+    *,
+    weighted: bool = True,
+    empty_sets: EmptySets = "disjoint",
+) -> Array:
+    """|S∩T| / |S∪T| where that is at least `threshold`, else 0.
+
+    Args:
+      o: the overlap.
+      threshold: in (0, 1].
+      weighted: False gives 1 in place of the overlap.
+      empty_sets: two sets without labels are "disjoint" or "identical", of overlap 1.
+    """
     weight = soft_jaccard(o)
-    return jnp.where(weight >= jnp.asarray(threshold, weight.dtype), weight, 0)
+    if empty_sets == "identical":
+        weight = jnp.where(o.anchor_size + o.candidate_size == 0, 1, weight)
+    at_least = weight >= jnp.asarray(threshold, weight.dtype)
+    return jnp.where(at_least, weight, 0) if weighted else at_least.astype(weight.dtype)
 
 
 def share_any(o: Overlap) -> Array:

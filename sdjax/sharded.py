@@ -45,8 +45,8 @@ _ANCHORS = ("z", "labels", "class_ids", "where", "positive_where", "ids")
 _CANDIDATES = (
     *("candidates", "candidate_labels", "candidate_class_ids", "candidate_where", "candidate_ids"),
 )
-# Numbers and functions that may hold arrays, which all devices share.
-_SHARED = ("temperature", "threshold", "weight")
+# Arrays, numbers, and functions that may hold arrays, which all devices share.
+_SHARED = ("prototypes", "temperature", "threshold", "alpha", "beta", "weight")
 
 
 def over_mesh(loss: Callable[..., Array]) -> Callable[..., Array]:
@@ -96,7 +96,7 @@ def _evaluate(loss: Callable[..., Array], arguments: dict[str, Any]) -> Array:
             # Here, since their values are not known inside.
             arguments[name] = _checked_labels(name, arguments)
     explicit = arguments.get("candidates") is not None
-    if arguments["candidates_sharded"] is None and explicit:
+    if explicit and arguments["candidates_sharded"] is None:
         arguments["candidates_sharded"] = True
     if callable(arguments.get("weight")):
         embeddings = [arguments[k] for k in ("z", "candidates")[: 1 + explicit]]
@@ -112,7 +112,8 @@ def _evaluate(loss: Callable[..., Array], arguments: dict[str, Any]) -> Array:
             spec = P() if whole and name in _CANDIDATES else P(axis_name)
             arrays[name] = _placed(name, value, mesh, axes, spec)
         elif name in _SHARED and not _is_number(value) and not isinstance(value, str):
-            spec, arrays[name] = P(), value
+            spec = P()
+            arrays[name] = _placed(name, value, mesh, axes, spec) if name == "prototypes" else value
         else:
             options[name] = value.item() if isinstance(value, np.generic | np.ndarray) else value
             continue
@@ -135,7 +136,7 @@ def _mapped(
     def local(arrays: dict[str, Any]) -> Array:
         return loss(**arrays, **dict(options), axis_name=axis_name)
 
-    out = P(axis_name) if dict(options)["reduction"] == "none" else P()
+    out = P(axis_name) if dict(options).get("reduction") == "none" else P()
     # A weight that was traced outside does not know along which axes its numbers vary.
     check_vma = not isinstance(arrays.get("weight"), PairWeight)
     run = jax.shard_map(
@@ -199,3 +200,9 @@ similarity_only_loss = LOSSES["similarity_only"]
 dissimilarity_only_loss = LOSSES["dissimilarity_only"]
 symmetric_loss = LOSSES["symmetric"]
 supcon_loss = LOSSES["supcon"]
+prototype_loss = LOSSES["prototype"]
+msc_loss = LOSSES["msc"]
+mscwrg_loss = LOSSES["mscwrg"]
+mscrg_loss = LOSSES["mscrg"]
+label_wise_loss = LOSSES["label_wise"]
+herocon_loss = LOSSES["herocon"]

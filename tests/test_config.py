@@ -50,6 +50,8 @@ def test_the_default_is_valid():
 def test_every_number_is_checked_by_name(name, value):
     config = Config()
     set_field(config, name, value)
+    if name == "loss.alpha":
+        config.loss.name = "msc"  # Others take any finite number.
     with pytest.raises(ValueError, match=rf"^{name} must be a (whole )?number.*, got {value!r}"):
         check(config)
 
@@ -62,6 +64,8 @@ def test_every_number_is_checked_by_name(name, value):
         ("loss.form", "inside", "Unknown loss.form 'inside'"),
         ("loss.temperature", 0.0, "loss.temperature must be a number, above 0, got 0.0"),
         ("loss.normalizer", "labels", "loss.normalizer is for mulsupcon, not for 'sd'"),
+        ("loss.beta", 0.5, "loss.beta is for msc, not for 'sd'"),
+        ("loss.weighted", False, "loss.weighted is for jaccard, not for 'sd'"),
         ("loss.implementation", "tile", "Did you mean 'tiled'"),
         ("model.dropout", 1.0, "model.dropout must be a number, at least 0, below 1, got 1.0"),
         ("model.dtype", "bf16", "Unknown model.dtype 'bf16'"),
@@ -92,6 +96,10 @@ def test_options_that_exclude_each_other():
     config = Config(recipe="bce")
     config.queue.size = 512
     with pytest.raises(ValueError, match=r"queue.size is for recipes with a contrastive loss"):
+        check(config)
+    config = Config()
+    config.queue.size, config.loss.name = 512, "prototype"
+    with pytest.raises(ValueError, match="queue.size is for losses with candidates, not for 'pro"):
         check(config)
     with pytest.raises(ValueError, match="select_by='contrastive' needs recipe 'joint'"):
         check(Config(recipe="finetune", select_by="contrastive"))

@@ -23,7 +23,9 @@ from sdjax._src import evaluate, tiling
 pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs 4 devices")
 
 ROWS, QUEUE, FEATURES = 16, 12, 3
-FUNCTIONS = {"contrastive": "contrastive_loss"} | {name: f"{name}_loss" for name in sdjax.LOSSES}
+FUNCTIONS = {"contrastive": "contrastive_loss"} | {
+    name: f"{name}_loss" for name in cases.LOSS_NAMES
+}
 
 
 def mesh(shape=(2,), kind=AxisType.Auto):
@@ -53,6 +55,7 @@ OPTIONS = {
     "ids": None,
     "candidate_ids": None,
     "form": "out",
+    "without_positives": "skip",
     "reduction": "mean",
     "axis_name": None,
     "candidates_sharded": None,
@@ -61,7 +64,7 @@ OPTIONS = {
 OF_ONE = {
     "contrastive": {"weight": "sd", "normalizer": "positives"},
     "mulsupcon": {"normalizer": "batch_labels"},
-    "jaccard": {"threshold": 0.5},
+    "jaccard": {"threshold": 0.5, "weighted": True, "empty_sets": "disjoint"},
 }
 
 
@@ -103,7 +106,7 @@ def test_mistyped_option(name, module):
 
 
 def test_weights_have_the_names_of_the_losses():
-    assert set(sdjax.relations.WEIGHTS) == set(sdjax.LOSSES) - {"mulsupcon", "supcon"}
+    assert set(sdjax.relations.WEIGHTS) == set(cases.LOSS_NAMES) - {"mulsupcon", "supcon"}
     z, matrix = side(0, ROWS)
 
     @cases.jit

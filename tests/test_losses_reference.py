@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy_reference as reference
+import numpy_relatives as relatives
 import pytest
 
 import sdjax
@@ -82,7 +83,7 @@ def test_reference_gradient_matches_finite_differences(form, mode, normalizer, n
 
 
 def test_the_family_is_complete():
-    assert set(sdjax.LOSSES) == set(reference.LOSSES)
+    assert set(sdjax.LOSSES) == {*reference.LOSSES, *relatives.NAMES, *relatives.LABEL_WISE}
     assert set(sdjax.relations.WEIGHTS) == set(reference.WEIGHTS)
     for name, function in sdjax.LOSSES.items():
         assert function is getattr(sdjax, f"{name}_loss")

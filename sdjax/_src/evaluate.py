@@ -38,7 +38,7 @@ def evaluate(problem: Problem, method: Method, reduction: Reduction, implementat
         _check_tiled(problem, method, implementation)
     loss, share = loss_of_anchors(CORES[implementation](problem, method), problem, method)
     if reduction == "none":
-        return loss
+        return loss[: len(loss) - problem.num_prototypes]
     if reduction == "sum":
         return collectives.global_sum(loss.sum(), problem.axes)
     total = collectives.global_sum((loss * share).sum(), problem.axes)
@@ -60,7 +60,11 @@ def _only_dense(problem: Problem, method: Method) -> str | None:
     """The argument that only the dense core takes, if there is one."""
     if problem.positive_where is not None:
         return "positive_where"
-    return "ids of MulSupCon" if problem.anchors.ids is not None and method.balance_labels else None
+    return "ids of label_wise" if problem.anchors.ids is not None and _agrees(method) else None
+
+
+def _agrees(method: Method) -> bool:
+    return method.labels == "agreeing"
 
 
 def _check_tiled(problem: Problem, method: Method, implementation: str) -> None:
@@ -89,7 +93,8 @@ def loss_of_anchors(sums: Sums, problem: Problem, method: Method) -> tuple[Array
       out: L_i = (logsumexp_i · Σ_p w_ip − Σ_p w_ip s_ip) / d_i
       in:  L_i = logsumexp_i − log( Σ_p w_ip e^{s_ip} ) + log d_i
 
-    with d_i the normalizer. An anchor without a positive, or with d_i = 0, has L_i = 0.
+    with d_i the normalizer. An anchor without a positive, or with d_i = 0, has L_i = 0, or
+    logsumexp_i where it is pushed.
     """
     chex.assert_shape(sums, (len(problem.anchors.z),))
     where = problem.anchors.where
@@ -99,6 +104,7 @@ def loss_of_anchors(sums: Sums, problem: Problem, method: Method) -> tuple[Array
         "weights": sums.weight,
         "labels": size,
         "batch_labels": size,
+        "classes": jnp.full_like(size, labels_lib.num_classes(problem.anchors.labels)),
     }
     divisor = divisors[method.normalizer]
     # A user's weight may make positives of an empty label set.
@@ -108,5 +114,9 @@ def loss_of_anchors(sums: Sums, problem: Problem, method: Method) -> tuple[Array
         loss = (sums.weight * sums.logsumexp - sums.attraction) / divisor
     else:
         loss = sums.logsumexp - sums.attraction + jnp.log(divisor)
-    share = size if method.normalizer == "batch_labels" else has_loss.astype(loss.dtype)
-    return jnp.where(has_loss, loss, 0), jnp.where(where, share, 0)
+    batch_labels = method.normalizer == "batch_labels"
+    share = size if batch_labels else has_loss.astype(loss.dtype)
+    without = jnp.zeros_like(loss)
+    if method.without_positives == "push":
+        without, share = sums.logsumexp, jnp.maximum(share, 1)
+    return jnp.where(has_loss, loss, jnp.where(where, without, 0)), jnp.where(where, share, 0)

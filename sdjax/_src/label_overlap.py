@@ -44,15 +44,41 @@ class LabelForm(Protocol):
         ...
 
 
+class TableForm(LabelForm, Protocol):
+    """Label sets that can have a table beside them: a number for each label of each row, [N, K].
+
+    Where K places stand for which labels is the form's own; places of no label hold 0.
+    """
+
+    def present(self, dtype: jnp.dtype) -> Array:
+        """The table that is 1 for each label, [rows, K]."""
+        ...
+
+    def by_table(self, columns: Any, table: Array) -> Array:
+        """Σ_{l∈S∩T} of the row's number for l, of each pair, [rows, columns]."""
+        ...
+
+    def carried(self, columns: Any, weight: Array) -> Array:
+        """For each label of each row, Σ weight over the columns that carry it, [rows, K].
+
+        `weight` is [rows, columns]. Places of no label may hold anything.
+        """
+        ...
+
+
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Bits:
-    """One bit for each label, uint32 [N, ⌈C/32⌉]: a pair shares popcount(a & b) labels."""
+    """One bit for each label, uint32 [N, ⌈C/32⌉]: a pair shares popcount(a & b) labels.
+
+    A table beside them has a place for each label, [N, C].
+    """
 
     words: Array
+    num_classes: int = dataclasses.field(metadata={"static": True})
 
     def take(self, start: Array, size: int) -> "Bits":
-        return Bits(lax.dynamic_slice_in_dim(self.words, start, size))
+        return Bits(lax.dynamic_slice_in_dim(self.words, start, size), self.num_classes)
 
     def as_columns(self) -> Array:
         return self.words.T
@@ -63,9 +89,18 @@ class Bits:
         return shared.astype(dtype)
 
     def weighted(self, columns: Array, values: Array) -> Array:
-        rows = _unpack(self.words, len(values), values.dtype) * values[None, :]
-        others = _unpack(columns.T, len(values), values.dtype)
-        return jnp.matmul(rows, others.T, precision=lax.Precision.HIGHEST)
+        return self.by_table(columns, self.present(values.dtype) * values[None, :])
+
+    def present(self, dtype: jnp.dtype) -> Array:
+        return _unpack(self.words, self.num_classes, dtype)
+
+    def by_table(self, columns: Array, table: Array) -> Array:
+        others = _unpack(columns.T, self.num_classes, table.dtype)
+        return jnp.matmul(table, others.T, precision=lax.Precision.HIGHEST)
+
+    def carried(self, columns: Array, weight: Array) -> Array:
+        others = _unpack(columns.T, self.num_classes, weight.dtype)
+        return jnp.matmul(weight, others, precision=lax.Precision.HIGHEST)
 
 
 @jax.tree_util.register_dataclass
@@ -96,6 +131,7 @@ class Lists:
 
     Columns are a table with a row for each label, whose bits say which columns carry it: a pair
     shares as many labels as there are bits of its column in the table's rows at its row's labels.
+    A table of numbers beside the lists has a place for each entry, [N, L].
     """
 
     indices: Array
@@ -130,8 +166,7 @@ class Lists:
         indices = jnp.pad(
             self.indices, ((0, 0), (0, -length % CHUNK)), constant_values=self.num_classes
         )
-        place = jnp.arange(indices.shape[1], dtype=jnp.int32)[None, :]
-        longest = jnp.max(jnp.where(indices < self.num_classes, place + 1, 0), initial=0)
+        longest = self._longest()
 
         def step(k: Array, planes: Array) -> Array:
             chunk = lax.dynamic_slice_in_dim(indices, k * CHUNK, CHUNK, 1)
@@ -157,17 +192,38 @@ class Lists:
         return lax.cond(longest > 0, unpacked, lambda: nothing)
 
     def weighted(self, columns: Table, values: Array) -> Array:
+        return self.by_table(columns, values.at[self.indices].get(mode="fill", fill_value=0))
+
+    def present(self, dtype: jnp.dtype) -> Array:
+        return (self.indices < self.num_classes).astype(dtype)
+
+    def by_table(self, columns: Table, table: Array) -> Array:
         carriers, num = columns.carriers(self.indices), columns.num_columns
-        of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
 
         def step(k: Array, total: Array) -> Array:
             carrier = lax.dynamic_index_in_dim(carriers, k, 1, keepdims=False)
-            value = lax.dynamic_index_in_dim(of_rows, k, 1)
+            value = lax.dynamic_index_in_dim(table, k, 1)
             return total + jnp.where(_bits(carrier) != 0, value, 0)[:, :num]
 
-        zeros = jnp.zeros((len(self.indices), num), values.dtype)
-        zeros = collectives.varying(zeros, carriers, of_rows)
-        return lax.fori_loop(0, self.indices.shape[1], step, zeros)
+        zeros = jnp.zeros((len(self.indices), num), table.dtype)
+        zeros = collectives.varying(zeros, carriers, table)
+        return lax.fori_loop(0, self._longest(), step, zeros)
+
+    def carried(self, columns: Table, weight: Array) -> Array:
+        carriers, num = columns.carriers(self.indices), columns.num_columns
+
+        def step(k: Array, total: Array) -> Array:
+            carrier = lax.dynamic_index_in_dim(carriers, k, 1, keepdims=False)
+            sums = jnp.where(_bits(carrier)[:, :num] != 0, weight, 0).sum(axis=1, keepdims=True)
+            return lax.dynamic_update_slice_in_dim(total, sums, k, 1)
+
+        zeros = collectives.varying(jnp.zeros(self.indices.shape, weight.dtype), carriers, weight)
+        return lax.fori_loop(0, self._longest(), step, zeros)
+
+    def _longest(self) -> Array:
+        """One past the last place that holds a label in some row, int32."""
+        place = jnp.arange(self.indices.shape[1], dtype=jnp.int32)[None, :]
+        return jnp.max(jnp.where(self.indices < self.num_classes, place + 1, 0), initial=0)
 
 
 @jax.tree_util.register_dataclass
@@ -229,9 +285,21 @@ class Classes:
         of_rows = values.at[self.indices].get(mode="fill", fill_value=0)
         return self.shared(columns, values.dtype) * of_rows[:, None]
 
+    def present(self, dtype: jnp.dtype) -> Array:
+        return (self.indices >= 0).astype(dtype)[:, None]
 
-def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
-    """The label sets of both sides, or of one, in the form that suits them."""
+    def by_table(self, columns: Array, table: Array) -> Array:
+        return self.shared(columns, table.dtype) * table
+
+    def carried(self, columns: Array, weight: Array) -> Array:
+        return (self.shared(columns, weight.dtype) * weight).sum(axis=1, keepdims=True)
+
+
+def prepare(*sides: Labels, with_table: bool = False) -> tuple[Any, ...]:
+    """The label sets of both sides, or of one, in the form that suits them.
+
+    Each is a `LabelForm`, or a `TableForm` if it is to have a table.
+    """
     num_classes = labels_lib.num_classes(sides[0])
     listed = [side for side in sides if isinstance(side, LabelIndices)]
     if len(listed) == len(sides) and all(jnp.shape(side.indices)[1] == 1 for side in listed):
@@ -240,6 +308,8 @@ def prepare(*sides: Labels) -> tuple[LabelForm, ...]:
         return tuple(_as_bits(side) for side in sides)
     if listed:
         return tuple(Lists(labels_lib.unique_indices(side), num_classes) for side in listed)
+    if with_table:
+        return tuple(_as_bits(side) for side in sides)
     return tuple(_bits_or_lists(jnp.asarray(labels_lib.canonical(side))) for side in sides)
 
 
@@ -252,14 +322,16 @@ def _as_classes(*sides: LabelIndices) -> tuple[Classes, ...]:
 
 def _as_bits(labels: Labels) -> Bits:
     if not isinstance(labels, LabelIndices):
-        return Bits(_pack(jnp.asarray(labels_lib.canonical(labels))))
+        labels = jnp.asarray(labels_lib.canonical(labels))
+        return Bits(_pack(labels), labels.shape[1])
     num_words = -(-labels.num_classes // BITS)
     indices = labels_lib.unique_indices(labels)
     indices = jnp.where(indices < labels.num_classes, indices, num_words * BITS)
     words = jnp.arange(num_words, dtype=jnp.int32)[None, :, None]
     bit = jnp.ones((), jnp.uint32) << (indices % BITS).astype(jnp.uint32)[:, None, :]
     here = (indices // BITS)[:, None, :] == words
-    return Bits(jnp.where(here, bit, jnp.uint32(0)).sum(axis=2, dtype=jnp.uint32))
+    words = jnp.where(here, bit, jnp.uint32(0)).sum(axis=2, dtype=jnp.uint32)
+    return Bits(words, labels.num_classes)
 
 
 def _bits_or_lists(labels: Array) -> BitsOrLists:
@@ -273,7 +345,7 @@ def _bits_or_lists(labels: Array) -> BitsOrLists:
 
     # A few rows at a time: intermediate arrays take far more than a bit for each label.
     words, lists, fits = lax.map(of_row, labels, batch_size=CONVERTED_ROWS)
-    return BitsOrLists(Bits(words), Lists(lists, num_classes), fits)
+    return BitsOrLists(Bits(words, num_classes), Lists(lists, num_classes), fits)
 
 
 def _both(row_word: Array, column_word: Array) -> Array:

@@ -118,12 +118,14 @@ class Direction(NamedTuple):
       axis: along which the candidates lie.
       where: bool [T, U], the pairs of an anchor and one of its candidates.
       weight: [T, U], above 0 for positives, else 0.
+      log_bias: of the candidates, [1, U] or [T, 1]; None for 0.
       gradient: of the anchors, in the backward pass.
     """
 
     axis: int
     where: Array
     weight: Array
+    log_bias: Array | None = None
     gradient: AnchorGradient | None = None
 
 
@@ -133,6 +135,7 @@ def pair_weights(
     anchor_size: Array,
     candidate_size: Array,
     where: Array,
+    prototype: Array | None = None,
 ) -> Array:
     """Weights [T, U] of the pairs in `where`, above 0 where a pair is a positive, else 0.
 
@@ -142,9 +145,12 @@ def pair_weights(
       anchor_size: [T, 1], or [1, U] where the columns are anchors.
       candidate_size: [1, U], or [T, 1].
       where: bool [T, U].
+      prototype: bool [1, U] or [T, 1], candidates whose weight is 1; None for none.
     """
     chex.assert_equal_shape([shared, where])
     w = jnp.broadcast_to(weight(Overlap(shared, anchor_size, candidate_size)), shared.shape)
+    if prototype is not None:
+        w = jnp.where(prototype, 1, w)
     return jnp.where(where, w, 0)
 
 
@@ -157,8 +163,8 @@ def tile_sums(
       s: similarities [T, U].
       directions: of the tile.
       form: "out" or "in".
-      bounded: |s| is at most `LARGEST_BOUNDED`: one exponential without a shift serves both
-        directions. Otherwise each anchor's largest similarity is its shift.
+      bounded: |s| + |bias| is at most `LARGEST_BOUNDED`: one exponential without a shift serves
+        both directions. Otherwise each anchor's largest similarity is its shift.
     """
     chex.assert_equal_shape([s, *(d.weight for d in directions)])
     e = jnp.exp(s) if bounded else None
@@ -166,17 +172,18 @@ def tile_sums(
 
 
 def _direction_sums(s: Array, e: Array | None, direction: Direction, form: Form) -> RunningSums:
-    axis, where, weight, _ = direction
+    axis, where, weight, log_bias, _ = direction
 
     def total(x: Array) -> Array:
         return x.sum(axis, keepdims=True)
 
     if e is not None:
         zero = jnp.zeros_like(total(s))
-        logsumexp = LogSumExp(zero, total(jnp.where(where, e, 0)))
+        term = e if log_bias is None else e * jnp.exp(log_bias)
+        logsumexp = LogSumExp(zero, total(jnp.where(where, term, 0)))
         attraction = total(weight * s) if form == "out" else LogSumExp(zero, total(weight * e))
     else:
-        logsumexp, positive = LogSumExp.over(s, where, axis), weight > 0
+        logsumexp, positive = LogSumExp.over(_biased(s, log_bias), where, axis), weight > 0
         if form == "out":
             # The similarity of an excluded pair may be infinite: it must not meet a zero weight.
             attraction = total(jnp.where(positive, weight * s, 0))
@@ -188,16 +195,23 @@ def _direction_sums(s: Array, e: Array | None, direction: Direction, form: Form)
     return RunningSums(logsumexp, attraction, total(weight), total(is_positive))
 
 
+def _biased(s: Array, log_bias: Array | None) -> Array:
+    return s if log_bias is None else s + log_bias
+
+
 def similarity_gradient(
-    s: Array, directions: Sequence[Direction], form: Form, bounded: bool
+    s: Array, directions: Sequence[Direction], bounded: bool, clipped: bool = False
 ) -> Array:
     """Derivative of the result to s [T, U], summed over the directions.
 
-    out: ∂/∂s_ij = a_i · e^{s_ij − logsumexp_i} + b_i · w_ij
-    in:  ∂/∂s_ij = a_i · e^{s_ij − logsumexp_i} + b_i · w_ij · e^{s_ij − attraction_i}
+    out: ∂/∂s_ij = a_i · e^{s_ij + bias_j − logsumexp_i} + b_i · w_ij
+    in:  ∂/∂s_ij = a_i · e^{s_ij + bias_j − logsumexp_i} + b_i · w_ij · e^{s_ij − attraction_i}
 
-    with a_i and b_i the derivatives to logsumexp_i and attraction_i.
+    with a_i and b_i the derivatives to logsumexp_i and attraction_i. If `clipped`, the first is 0
+    for a positive that it would push away.
     """
+    if clipped:
+        return sum((_clipped(s, d, bounded) for d in directions), jnp.zeros_like(s))
     total = jnp.zeros_like(s)
     known = [(direction, x) for direction in directions if (x := direction.gradient) is not None]
     for direction, anchors in known:
@@ -205,9 +219,12 @@ def similarity_gradient(
             # Every shift is 0, and one exponential below serves both directions.
             sum_exp = anchors.logsumexp.total
             factor = anchors.of_logsumexp / jnp.where(sum_exp > 0, sum_exp, 1)
+            if direction.log_bias is not None:
+                factor = factor * jnp.exp(direction.log_bias)
             total += jnp.where(direction.where, factor, 0)
         else:
-            softmax = anchors.logsumexp.softmax(jnp.where(direction.where, s, -jnp.inf))
+            biased = _biased(s, direction.log_bias)
+            softmax = anchors.logsumexp.softmax(jnp.where(direction.where, biased, -jnp.inf))
             total += anchors.of_logsumexp * softmax
     if bounded:
         total *= jnp.exp(s)
@@ -219,3 +236,14 @@ def similarity_gradient(
             pull = anchors.attraction.softmax(x)
         total += anchors.of_attraction * pull
     return total
+
+
+def _clipped(s: Array, direction: Direction, bounded: bool) -> Array:
+    """The derivative of one direction, without what pushes a positive from its anchor."""
+    if direction.gradient is None:
+        return jnp.zeros_like(s)
+    slope = similarity_gradient(s, [direction], bounded)
+    # The anchor's loss falls with the attraction: the sign says which way descent goes.
+    falls = direction.gradient.of_attraction <= 0
+    pulled = jnp.where(falls, jnp.minimum(slope, 0), jnp.maximum(slope, 0))
+    return jnp.where(direction.weight > 0, pulled, slope)

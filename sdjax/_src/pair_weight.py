@@ -39,6 +39,11 @@ class PairWeight:
         return self.program(o, *self.captured)
 
 
+def uniform(o: Overlap) -> Array:
+    """1 for every pair."""
+    return jnp.ones_like(o.shared)
+
+
 def as_pair_weight(weight: Weight, dtype: jnp.dtype, like: Any = ()) -> PairWeight:
     """Traces a user's weight, a function of the overlap of one pair.
 

@@ -4,6 +4,7 @@ from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdjax._src import tiling
 from sdjax._src.tile import Pass, Rows
@@ -16,6 +17,8 @@ def sweep_self(step: Pass[T], rows: Rows, total: T) -> T:
     """Adds to `total` the results of the rows among themselves, each unordered pair once."""
     num = len(rows.z)
     count, size = tiling.tiling(num)
+    # Further tiles hold no anchor: their pairs among themselves are of no use.
+    anchor_count = -(-step.num_anchors // size) if step.num_anchors < num else count
 
     def column_step(j: Array, total: T) -> T:
         columns = rows.tile(j, size)
@@ -28,7 +31,8 @@ def sweep_self(step: Pass[T], rows: Rows, total: T) -> T:
             assert more is not None
             return _add_tile(step, total, i, found, size), step.add(of_columns, more)
 
-        total, of_columns = tiling.loop(j + 1, row_step, (total, step.empty(size)))
+        number = jnp.minimum(j + 1, np.int32(anchor_count))
+        total, of_columns = tiling.loop(number, row_step, (total, step.empty(size)))
         return _add_tile(step, total, j, of_columns, size)
 
     return tiling.loop(count, column_step, total)

@@ -23,7 +23,6 @@ from jax import lax
 
 from sdjax._src import collectives, embeddings, tiling
 from sdjax._src.collectives import Axes
-from sdjax._src.label_overlap import LabelForm
 from sdjax._src.pair_math import (
     AnchorGradient,
     Direction,
@@ -38,6 +37,34 @@ from sdjax._src.problem import Method
 Array = jax.Array
 T = TypeVar("T")
 
+# So many units in the last place of a sum are rounding.
+ROUNDING = 8
+
+
+class Shares(NamedTuple):
+    """For weights in which a label counts what two factors say.
+
+    A shared label l counts Σ_k anchor_k[i] · values_k[l] for anchor i, with the values of the
+    `Pass`. The weight of a pair is the sum over its labels, and for anchors and candidates
+
+        constant[i] − Σ_k anchor_k[i] · offset_k[p]
+
+    Attributes:
+      anchor: [N] each.
+      offset: [N] each, or none for 0.
+      constant: [N], or None for 0.
+    """
+
+    anchor: tuple[Array, ...]
+    offset: tuple[Array, ...] = ()
+    constant: Array | None = None
+
+
+class Table(NamedTuple):
+    """For weights in which each label of each anchor counts a number of its own, [N, K]."""
+
+    numbers: Array
+
 
 class Rows(NamedTuple):
     """N rows: a block of them, or those that are on one side of a tile.
@@ -45,31 +72,36 @@ class Rows(NamedTuple):
     Attributes:
       z: [N, D], with s_ij = scale_i · scale_j · z_i · z_j.
       scale: [N]; None for 1.
-      labels: their label sets.
+      labels: their label sets, a `LabelForm`; with a `Table` a `TableForm`.
       size: |S| [N].
       anchor: bool [N], may be an anchor.
       candidate: bool [N], may be a candidate.
       ids: int [N] or None; pairs of equal ids of at least 0 are left out.
-      shares: [N] each; a shared label l counts Σ_k shares_k[i] · values_k[l] for anchor i, with
-        the values of the `Pass`. With no values it counts 1.
+      log_bias: [N] or None, see `problem.Inputs`.
+      prototype: bool [N] or None, likewise.
+      balance: what their labels count in weights that balance them, None in others.
       gradient: what the backward pass knows of them as anchors, [N] each.
     """
 
     z: Array
     scale: Array | None
-    labels: LabelForm
+    labels: Any
     size: Array
     anchor: Array
     candidate: Array
     ids: Array | None
-    shares: tuple[Array, ...]
+    log_bias: Array | None = None
+    prototype: Array | None = None
+    balance: "Table | Shares | None" = None
     gradient: AnchorGradient | None = None
 
     def along(self, axis: int) -> "Rows":
         """As one side of a tile: with vectors [N, 1] for axis 0, or [1, N] for axis 1."""
-        vectors = self._replace(z=None, labels=None)
+        table = self.balance if isinstance(self.balance, Table) else None
+        vectors = self._replace(z=None, labels=None, balance=None if table else self.balance)
         vectors = jax.tree.map(lambda x: jnp.expand_dims(x, 1 - axis), vectors)
-        return vectors._replace(z=self.z, labels=self.labels)
+        vectors = vectors._replace(z=self.z, labels=self.labels)
+        return vectors._replace(balance=table) if table else vectors
 
     def tile(self, number: Array, size: int) -> "Rows":
         """Tile `number` of the block; rows that are in the tile before take no part in it."""
@@ -97,10 +129,11 @@ class Pass(abc.ABC, Generic[T]):
 
     Attributes:
       method: the loss.
-      values: of the labels, [C] each; see `Rows.shares`.
+      values: of the labels, [C] each; see `Shares`.
       bounded: see `pair_math.tile_sums`.
       mutual: rows and columns are anchors of each other; else only the rows are anchors.
       example: rows of the block, whose dtype and varying axes totals have.
+      num_anchors: none of the block's rows from here on is an anchor.
     """
 
     method: Method
@@ -108,6 +141,7 @@ class Pass(abc.ABC, Generic[T]):
     bounded: bool
     mutual: bool
     example: Rows
+    num_anchors: int
 
     @abc.abstractmethod
     def empty(self, num: int) -> T:
@@ -147,28 +181,56 @@ class Pass(abc.ABC, Generic[T]):
         self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
     ) -> list[Direction]:
         """The tile seen from its rows and, if mutual, from its columns, both `Rows.along`."""
-        if self.values:
-            shared = [rows.labels.weighted(column_labels, value) for value in self.values]
-        else:
-            shared = [rows.labels.shared(column_labels, self.dtype)]
+        uniform = self.method.uniform and self.method.labels != "counted"
+        shared = None if uniform else rows.labels.shared(column_labels, self.dtype)
+        weighted = [rows.labels.weighted(column_labels, value) for value in self.values]
 
         def direction(axis: int, anchors: Rows, candidates: Rows) -> Direction:
-            pairs = anchors.anchor & candidates.candidate
-            if where is not None:
-                pairs &= where
-            if anchors.ids is not None and candidates.ids is not None:
-                pairs &= (anchors.ids != candidates.ids) | (anchors.ids < 0)
-            counted = shared[0]
-            if self.values:
-                counted = sum(x * share for x, share in zip(shared, anchors.shares, strict=True))
-            sizes = anchors.size, candidates.size
-            weight = pair_weights(self.method.weight, jnp.asarray(counted), *sizes, pairs)
-            return Direction(axis, pairs, weight, anchors.gradient)
+            pairs = self.pairs(anchors, candidates, where)
+            weight = self.factors(anchors, candidates, shared, pairs)
+            if isinstance(anchors.balance, Shares):
+                weight = jnp.where(pairs, _of_shares(weighted, anchors, candidates), 0)
+            elif isinstance(anchors.balance, Table):
+                labels = column_labels if axis == 1 else rows.labels.as_columns()
+                sums = anchors.labels.by_table(labels, anchors.balance.numbers)
+                weight *= sums if axis == 1 else sums.T
+            return Direction(axis, pairs, weight, candidates.log_bias, anchors.gradient)
 
         directions = [direction(1, rows, columns)]
         if self.mutual:
             directions.append(direction(0, columns, rows))
         return directions
+
+    def pairs(self, anchors: Rows, candidates: Rows, where: Array | None) -> Array:
+        """Which pairs count, bool [T, U]."""
+        pairs = anchors.anchor & candidates.candidate
+        if where is not None:
+            pairs &= where
+        if anchors.ids is not None and candidates.ids is not None:
+            pairs &= (anchors.ids != candidates.ids) | (anchors.ids == -1)
+        return pairs
+
+    def factors(self, anchors: Rows, candidates: Rows, shared: Array | None, pairs: Array) -> Array:
+        """f of each pair that counts, [T, U], else 0; `shared` is None where f is 1."""
+        if shared is None:
+            return pairs.astype(self.dtype)
+        sizes = anchors.size, candidates.size
+        return pair_weights(self.method.weight, shared, *sizes, pairs, candidates.prototype)
+
+
+def _of_shares(weighted: list[Array], anchors: Rows, candidates: Rows) -> Array:
+    """Weights [T, U], see `Shares`."""
+    assert isinstance(anchors.balance, Shares)
+    sums = zip(weighted, anchors.balance.anchor, strict=True)
+    total = jnp.asarray(sum(x * share for x, share in sums))
+    constant = anchors.balance.constant
+    if constant is None:
+        return total
+    assert isinstance(candidates.balance, Shares)
+    offsets = zip(anchors.balance.anchor, candidates.balance.offset, strict=True)
+    total += constant - sum(share * offset for share, offset in offsets)
+    # Where nothing agrees, rounding is what is left of the constant.
+    return jnp.where(total > ROUNDING * jnp.finfo(total.dtype).eps * constant, total, 0)
 
 
 class Forward(Pass[RunningSums]):
@@ -221,8 +283,36 @@ class Backward(Pass[Array]):
         rows, columns = rows.along(0), columns.along(1)
         s = self.similarities(rows, columns)
         directions = self.directions(rows, columns, column_labels, where)
-        of_s = similarity_gradient(s, directions, self.method.form, self.bounded)
+        of_s = similarity_gradient(s, directions, self.bounded, self.method.clipped)
         return _gradient_to_rows(of_s, rows, columns)
+
+
+class Carriers(Pass[Array]):
+    """Σ f over the candidates that carry each label of an anchor, [N, K]; see `label_overlap`."""
+
+    def empty(self, num: int) -> Array:
+        places = jax.eval_shape(lambda: self.example.labels.present(self.dtype)).shape[1]
+        return collectives.varying(jnp.zeros((num, places), self.dtype), self.example)
+
+    def add(self, x: Array, y: Array) -> Array:
+        return x + y
+
+    def sum_scatter(self, total: Array, axes: Axes) -> Array:
+        return collectives.sum_scatter(total, axes)
+
+    def visit(
+        self, rows: Rows, columns: Rows, column_labels: Any, where: Array | None
+    ) -> tuple[Array, Array | None]:
+        rows, columns = rows.along(0), columns.along(1)
+        shared = None
+        if not self.method.uniform:
+            shared = rows.labels.shared(column_labels, self.dtype)
+        factors = self.factors(rows, columns, shared, self.pairs(rows, columns, where))
+        of_rows = rows.labels.carried(column_labels, factors)
+        if not self.mutual:
+            return of_rows, None
+        factors = self.factors(columns, rows, shared, self.pairs(columns, rows, where))
+        return of_rows, columns.labels.carried(rows.labels.as_columns(), factors.T)
 
 
 def _gradient_to_rows(of_s: Array, rows: Rows, columns: Rows) -> tuple[Array, Array]:

@@ -13,13 +13,20 @@ import jax.numpy as jnp
 from jax import lax
 
 from sdjax import labels as labels_lib
-from sdjax._src import collectives, distributed, embeddings, label_overlap, reverse_mode
+from sdjax._src import (
+    collectives,
+    distributed,
+    embeddings,
+    label_balance,
+    label_overlap,
+    reverse_mode,
+)
 from sdjax._src.dense import dense
 from sdjax._src.distributed import Route
 from sdjax._src.pair_math import LARGEST_BOUNDED, AnchorGradient, LogSumExp, RunningSums
 from sdjax._src.problem import Inputs, Method, Problem, Sums
 from sdjax._src.sweep import sweep, sweep_self
-from sdjax._src.tile import Backward, Forward, Pass, Rows
+from sdjax._src.tile import Backward, Carriers, Forward, Pass, Rows, Table
 
 Array = jax.Array
 T = TypeVar("T")
@@ -49,6 +56,7 @@ def _over_tiles(problem: Problem, method: Method, around_ring: bool) -> Sums:
     static = Static(
         normalize=problem.normalize,
         bounded=problem.bounded,
+        num_anchors=len(problem.anchors.z) - problem.passive_prototypes * problem.num_prototypes,
         route=Route(axes[0], axes[1:]) if around_ring and axes else Route(None, axes),
     )
     with reverse_mode.clear_error():
@@ -61,11 +69,13 @@ class Static(NamedTuple):
     Attributes:
       normalize: see `Problem`.
       bounded: likewise; None where it is chosen when the program runs.
+      num_anchors: see `Pass`.
       route: the way that candidates take between devices.
     """
 
     normalize: bool
     bounded: bool | None
+    num_anchors: int
     route: Route
 
 
@@ -78,7 +88,7 @@ class Embeddings(NamedTuple):
 
 
 class Constants(NamedTuple):
-    """What no gradient flows to: the rows without embeddings, the loss, and `Rows.shares`."""
+    """What no gradient flows to: rows without embeddings, the loss, values of the labels."""
 
     anchors: Rows
     candidates: Rows | None
@@ -89,48 +99,46 @@ class Constants(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 def _compiled(static: Static, problem: Problem, method: Method) -> Sums:
     anchors, candidates = problem.anchors, problem.candidates
-    values, shares = _label_values(problem) if method.balance_labels else ((), ())
+    with_table = label_balance.needs_table(problem, method)
 
-    def rows(examples: Inputs, labels: Any, candidate: Array, shares: tuple[Array, ...]) -> Rows:
+    def rows(examples: Inputs, labels: Any, candidate: Array) -> Rows:
         size = labels_lib.sizes(examples.labels, problem.dtype)
-        where, nothing = examples.where, jnp.zeros(())
-        return Rows(nothing, None, labels, size, where, candidate, examples.ids, shares)
+        where, z = examples.where, jnp.zeros((len(size), 1))
+        extra = (examples.ids, examples.log_bias, examples.prototype)
+        return Rows(z, None, labels, size, where, candidate, *extra)
 
     if candidates is None:
-        (labels,) = label_overlap.prepare(anchors.labels)
-        sides = rows(anchors, labels, problem.contrasted.where, shares), None
+        (labels,) = label_overlap.prepare(anchors.labels, with_table=with_table)
+        sides = rows(anchors, labels, problem.contrasted.where), None
     else:
-        labels, others = label_overlap.prepare(anchors.labels, candidates.labels)
-        sides = (
-            rows(anchors, labels, anchors.where, shares),
-            rows(candidates, others, candidates.where, ()),
-        )
+        sets = anchors.labels, candidates.labels
+        labels, others = label_overlap.prepare(*sets, with_table=with_table)
+        sides = rows(anchors, labels, anchors.where), rows(candidates, others, candidates.where)
     z = Embeddings(anchors.z, None if candidates is None else candidates.z, problem.tau)
     z = jax.tree.map(reverse_mode.reverse_mode_only, z)
+    z, sides = collectives.varying((z, sides), (z, sides))
+    sides, values = _balanced(static, sides, problem, method)
     z, (sides, values) = collectives.varying((z, (sides, values)), (z, sides))
     return _sums(static, z, Constants(*sides, method, values))
 
 
-def _label_values(problem: Problem) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
-    """Values of the labels [C] and shares of the anchors [A], see `Rows.shares`.
-
-    A label counts 1/m for an anchor with m candidates that carry it. One that is a candidate
-    itself is none of its own.
-    """
-    candidates, dtype = problem.contrasted, problem.dtype
-    counts = labels_lib.counts(candidates.labels, candidates.where, dtype)
-    counts = collectives.global_sum(counts, problem.candidate_axes)
-
-    def inverse(m: Array) -> Array:
-        return jnp.where(m > 0, 1 / jnp.maximum(m, 1), 0)
-
-    ones = jnp.ones(len(problem.anchors.z), dtype)
-    if problem.candidates is not None:
-        return (inverse(counts),), (ones,)
-    if problem.candidate_where is None:
-        return (inverse(counts - 1),), (ones,)
-    itself = candidates.where.astype(dtype)
-    return (inverse(counts), inverse(counts - 1)), (1 - itself, itself)
+def _balanced(
+    static: Static, sides: tuple[Rows, Rows | None], problem: Problem, method: Method
+) -> tuple[tuple[Rows, Rows | None], tuple[Array, ...]]:
+    """Both sides with what their labels count, and the values of the labels, see `Shares`."""
+    anchors, candidates = sides
+    if method.labels == "counted":
+        return sides, ()
+    if label_balance.needs_table(problem, method):
+        step = Carriers(method, (), True, candidates is None, anchors, static.num_anchors)
+        carriers, _ = _over_all(static, step, anchors, candidates, for_candidates=False)
+        inverse = jnp.where(carriers > 0, 1 / jnp.where(carriers > 0, carriers, 1), 0)
+        table = Table(anchors.labels.present(problem.dtype) * inverse)
+        return (anchors._replace(balance=table), candidates), ()
+    values, of_anchors, of_candidates = label_balance.of_factors(problem, method)
+    if candidates is not None:
+        candidates = candidates._replace(balance=of_candidates)
+    return (anchors._replace(balance=of_anchors), candidates), values
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -145,10 +153,10 @@ def _forward(static: Static, z: Embeddings, constants: Constants) -> tuple[Sums,
         largest = jnp.stack([_longest(rows) for rows in (anchors, candidates or anchors)])
         if static.route.axes:
             largest = lax.pmax(largest, static.route.axes)
-        bounded = largest.prod() <= LARGEST_BOUNDED
+        bounded = largest.prod() + _largest_bias(static, candidates or anchors) <= LARGEST_BOUNDED
 
     def run(bounded: bool) -> RunningSums:
-        step = Forward(constants.method, constants.values, bounded, candidates is None, anchors)
+        step = _step(Forward, static, constants, bounded, anchors)
         total, _ = _over_all(static, step, anchors, candidates, for_candidates=False)
         return total
 
@@ -156,6 +164,20 @@ def _forward(static: Static, z: Embeddings, constants: Constants) -> tuple[Sums,
     attraction = sums.attraction if isinstance(sums.attraction, LogSumExp) else None
     final = Sums(*(x.value() if isinstance(x, LogSumExp) else x for x in sums))
     return final, (z, constants, bounded, sums.logsumexp, attraction)
+
+
+def _step(
+    kind: type[Pass[T]], static: Static, constants: Constants, bounded: bool, anchors: Rows
+) -> Pass[T]:
+    mutual = constants.candidates is None
+    return kind(constants.method, constants.values, bounded, mutual, anchors, static.num_anchors)
+
+
+def _largest_bias(static: Static, candidates: Rows) -> Array | float:
+    if candidates.log_bias is None:
+        return 0.0
+    largest = jnp.abs(candidates.log_bias).max()
+    return lax.pmax(largest, static.route.axes) if static.route.axes else largest
 
 
 def _either(bounded: Array | bool, run: Callable[[bool], T]) -> T:
@@ -172,7 +194,7 @@ def _backward(static: Static, saved: tuple, cotangent: Sums) -> tuple[Embeddings
     anchors = anchors._replace(gradient=known)
 
     def run(bounded: bool) -> tuple[Array, Array | None]:
-        step = Backward(constants.method, constants.values, bounded, candidates is None, anchors)
+        step = _step(Backward, static, constants, bounded, anchors)
         return _over_all(static, step, anchors, candidates, for_candidates=True)
 
     of_anchors, of_candidates = _either(bounded if static.bounded is None else static.bounded, run)

@@ -39,7 +39,7 @@ def make_problem(
       TypeError, ValueError: for arguments that do not fit, by their names.
     """
     for name, x in dict(locals()).items():
-        _check_not_sharded(name, x)
+        check_not_sharded(name, x)
     check_temperature(temperature)
     anchors = _examples("", z, labels, where, ids)
     axes = collectives.names(axis_name)
@@ -120,7 +120,9 @@ def _ids(name: str, ids: ArrayLike, num_rows: int) -> Array:
         raise TypeError(f"{name} must be integers, got {dtype}.")
     if shape != (num_rows,):
         raise ValueError(f"{name} must have shape ({num_rows},), got {shape}.")
-    return _narrow(name, ids)
+    ids = _narrow(name, ids)
+    # One number for none leaves the others to prototypes.
+    return jnp.maximum(ids, jnp.full_like(ids, -1))
 
 
 def _narrow(name: str, numbers: ArrayLike) -> Array:
@@ -143,7 +145,7 @@ def _narrow(name: str, numbers: ArrayLike) -> Array:
     return numbers if numbers.dtype == jnp.int64 else numbers.astype(jnp.int32)
 
 
-def _check_not_sharded(name: str, x: Any) -> None:
+def check_not_sharded(name: str, x: Any) -> None:
     """Raises ValueError for arrays that are typed as sharded, as those of an Explicit mesh are."""
     for leaf in jax.tree.leaves(x):
         if not isinstance(leaf, jax.Array):
@@ -208,9 +210,23 @@ def check_threshold(threshold: ArrayLike) -> None:
         raise ValueError(f"threshold must lie in (0, 1], got {threshold}.")
 
 
+def check_number(
+    name: str, value: ArrayLike, *, least: float = -np.inf, above: float = -np.inf
+) -> None:
+    """Raises ValueError unless `value` is a finite scalar, within bounds where it is known."""
+    if np.ndim(value) != 0:
+        raise ValueError(f"{name} must be a scalar, got shape {np.shape(value)}.")
+    if is_known(value):
+        number = float(np.asarray(value))
+        if not (np.isfinite(number) and number >= least and number > above):
+            bound = f", above {above:g}" if above > -np.inf else ""
+            bound = f", at least {least:g}" if least > -np.inf else bound
+            raise ValueError(f"{name} must be a finite number{bound}, got {value}.")
+
+
 def class_labels(name: str, class_ids: ArrayLike, z_name: str, z: ArrayLike | None) -> LabelIndices:
     """Class numbers [B] as label sets of one label, or of none for -1."""
-    _check_not_sharded(name, class_ids)
+    check_not_sharded(name, class_ids)
     if z is None:
         raise ValueError(f"{name} need {z_name}, got none.")
     dtype, shape = jnp.result_type(class_ids), np.shape(class_ids)

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import LEAST_TEMPERATURE, LossConfig, ModelConfig
 from sdjax.errors import InputError
+from sdjax.losses import PROTOTYPE_LOSSES
 from sdjax.models.encoders import TokenStates
 from sdjax.models.label_attention import LabelAttention
 from sdjax.models.registry import InputSpec, make_encoder
@@ -52,8 +53,9 @@ class Model(nnx.Module):
             features, config.projection_width, config.projection_dim, config.dtype, rngs=rngs
         )
         self.classifier = _make_classifier(config, self.encoder, num_classes, rngs)
-        self.loss = LossParameters(loss) if loss.learn_temperature else None
         self.label_weights = LabelWeights(num_classes) if weighted else None
+        learned = LossParameters(loss, num_classes, config.projection_dim, rngs=rngs)
+        self.loss = learned if learned.any else None
 
     def encode(
         self, x: Any, *, rngs: nnx.Rngs | None = None, where: Array | None = None
@@ -137,19 +139,36 @@ class LabelWeights(nnx.Module):
 
 
 class LossParameters(nnx.Module):
-    """What a loss learns: its temperature, as a logarithm.
+    """What a loss learns: its temperature, as a logarithm, and prototypes of the labels [C, D].
+
+    Args:
+      config: tells which of them there are.
+      num_classes: number of labels C.
+      dim: of an embedding.
+      rngs: of the prototypes, whose directions are uniform.
 
     References:
       Radford et al., Learning Transferable Visual Models From Natural Language Supervision, 2021
       (https://arxiv.org/abs/2103.00020), which also bounds it by 0.01.
     """
 
-    def __init__(self, config: LossConfig):
-        self.log_temperature = nnx.Param(jnp.asarray(math.log(config.temperature), jnp.float32))
+    def __init__(self, config: LossConfig, num_classes: int, dim: int, *, rngs: nnx.Rngs):
+        log_temperature, prototypes = None, None
+        if config.learn_temperature:
+            log_temperature = nnx.Param(jnp.asarray(math.log(config.temperature), jnp.float32))
+        if config.name in PROTOTYPE_LOSSES:
+            prototypes = nnx.Param(jax.random.normal(rngs.params(), (num_classes, dim)))
+        self.log_temperature, self.prototypes = log_temperature, prototypes
+
+    @property
+    def any(self) -> bool:
+        """Whether there is something to learn."""
+        return self.log_temperature is not None or self.prototypes is not None
 
     @property
     def temperature(self) -> Array:
         """At least 0.01."""
+        assert self.log_temperature is not None
         return jnp.exp(_bounded(self.log_temperature[...]))
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from sdjax import config as config_lib
 from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import AugmentConfig, Config, LossConfig, SupervisedConfig
@@ -37,15 +38,11 @@ def make_contrastive_loss(config: LossConfig, mesh: Mesh) -> Callable[..., Array
     On a mesh of several devices each holds its rows, and they exchange what the others need.
     """
     name = one_of("loss", config.name, losses.LOSSES)
-    options: dict[str, Any] = {"form": config.form, "implementation": config.implementation}
+    options = config_lib.loss_options(config)
     family = losses.LOSSES
     if mesh.size > 1:
         family = sharded.LOSSES
         options |= {"axis_name": batch_axes(mesh), "mesh": mesh}
-    if name == "jaccard":
-        options["threshold"] = config.threshold
-    if config.normalizer:
-        options["normalizer"] = config.normalizer
     return functools.partial(family[name], **options)
 
 
@@ -232,16 +229,21 @@ class Objective:
         """The contrastive loss, and the temperature where it is learned."""
         config, metrics = self.config.loss, {}
         temperature: Any = config.temperature
-        if config.learn_temperature:
-            temperature = nnx.merge(self.graph, *weights).loss.temperature
-            metrics["temperature"] = temperature
         given = [z, _labels_of(config, rows["labels"])]
+        if config.learn_temperature:
+            temperature = self._loss_parameters(weights).temperature
+            metrics["temperature"] = temperature
+        if config.name in losses.PROTOTYPE_LOSSES:
+            given.append(self._loss_parameters(weights).prototypes[...])
         options = {"temperature": temperature, "where": rows["where"]}
         if candidates is not None:
             others, labels, options["candidate_where"] = candidates
             given += [others, _labels_of(config, labels)]
         loss = make_contrastive_loss(config, self.mesh)(*given, **options)
         return {"contrastive": loss, **metrics}
+
+    def _loss_parameters(self, weights: Weights) -> Any:
+        return nnx.merge(self.graph, *weights).loss
 
     def _remembered(
         self, aux: Aux, params: nnx.State, rows: Batch, dropout: Array | None, training: bool

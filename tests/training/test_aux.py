@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import numpy_reference as reference
 import pytest
+from flax import nnx
 
 from sdjax import LabelIndices
 from sdjax.config import Config, LossConfig
@@ -310,7 +311,7 @@ def test_a_learned_temperature_returns_from_its_bound():
 
     def slope(temperature, sign):
         def objective(value):
-            model = LossParameters(LossConfig())
+            model = LossParameters(LossConfig(learn_temperature=True), 1, 1, rngs=nnx.Rngs(0))
             model.log_temperature[...] = value
             return sign * model.temperature
 
@@ -335,6 +336,25 @@ def test_a_learned_temperature_moves_at_its_own_rate():
     assert moved[""] != 0
     np.testing.assert_allclose(moved["loss=3"], 3 * moved[""], rtol=1e-3)
     assert abs(moved["loss=0"]) < 1e-7
+
+
+def test_prototypes_learn_at_their_own_rate_on_any_number_of_devices():
+    """A queue and prototypes are candidates side by side."""
+    moved = {}
+    for rates, devices in (("", 1), ("", 4), ("loss.prototypes=3", 1)):
+        config = toy_config(loss=LossConfig(name="msc", alpha=0.5))
+        config.queue.size, config.loss.temperature = 2 * BATCH, TEMPERATURE
+        config.pretrain.learning_rates = rates
+        state, step, (*_, mesh) = start(config, devices)
+        before = np.asarray(state.params["loss"]["prototypes"][...])
+        assert before.shape == (1, CLASSES, DIM)
+        state, _ = step(state, jax.device_put(next(batches()), batch_sharding(mesh)))
+        moved[rates, devices] = np.asarray(state.params["loss"]["prototypes"][...]) - before
+    assert np.abs(moved["", 1]).min() > 0
+    np.testing.assert_allclose(moved["", 4], moved["", 1], rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        moved["loss.prototypes=3", 1], 3 * moved["", 1], rtol=1e-3, atol=1e-6
+    )
 
 
 def test_seeds_share_compiled_steps():

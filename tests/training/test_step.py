@@ -8,7 +8,7 @@ from flax import nnx
 
 from sdjax import LabelIndices
 from sdjax.config import Config, LossConfig, MeshConfig, SupervisedConfig
-from sdjax.losses import LOSSES
+from sdjax.losses import LOSSES, PROTOTYPE_LOSSES
 from sdjax.training import objective as objective_lib
 from sdjax.training.mesh import batch_sharding, evaluation_batch_size, make_mesh, state_sharding
 from sdjax.training.microbatches import in_microbatches
@@ -74,7 +74,16 @@ def objective_of(config, spec=None):
     return params, aux, lambda *given: objective(*given, True)
 
 
-@pytest.mark.parametrize("name", ["sd", "mulsupcon", "jaccard", "supcon"])
+SLOWLY = (*("prototype", "mscwrg"), *("label_wise", "herocon"))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("sd", "mulsupcon", "jaccard", "supcon", "msc", "mscrg"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in SLOWLY),
+    ],
+)
 def test_losses_train(name):
     config = toy_config(loss=LossConfig(name=name), contrastive_weight=1.0)
     config.supervise.learning_rate = 0.01
@@ -82,6 +91,7 @@ def test_losses_train(name):
     if name == "supcon":
         batch["labels"] = np.eye(CLASSES, dtype=np.uint8)[np.arange(BATCH) % CLASSES]
     state, step = make(config)
+    learned = jax.tree.map(np.asarray, state.params.get("loss"))
     history = []
     for _ in range(20):
         state, metrics = step(state, batch)
@@ -90,6 +100,9 @@ def test_losses_train(name):
     assert float(history[-1]["contrastive"]) < float(history[1]["contrastive"])
     assert float(history[-1]["bce"]) < float(history[1]["bce"])
     assert int(state.step) == 20
+    for x, y in zip(jax.tree.leaves(learned), jax.tree.leaves(state.params.get("loss"))):
+        assert np.abs(x - y).min() > 0
+    assert bool(learned) == (name in PROTOTYPE_LOSSES)
 
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
@@ -377,16 +390,26 @@ def test_loss_options_are_passed_on():
     z = jax.random.normal(jax.random.key(0), (BATCH, 4))
     labels, where = toy_batch()["labels"], jnp.ones(BATCH, bool)
 
-    def value(**options):
+    labels[0] = labels[1] = 0
+    labels[2] = (1, 0, 0, 0)
+    labels[3:, 0] = 0
+
+    def value(given=(), **options):
         config = LossConfig(**options)
         loss = make_contrastive_loss(config, one_device())
-        return float(loss(z, labels, where=where, temperature=config.temperature))
+        return float(loss(z, labels, *given, where=where, temperature=config.temperature))
 
     base = value()
     assert value(temperature=0.5) != base
     assert value(form="in") != base
     assert value(name="jaccard", threshold=0.1) != value(name="jaccard", threshold=0.9)
     assert value(name="mulsupcon", normalizer="labels") != value(name="mulsupcon")
+    assert value(name="jaccard", weighted=False) != value(name="jaccard")
+    assert value(name="jaccard", empty_sets="identical") != value(name="jaccard")
+    assert value(without_positives="push") != base
+    prototypes = [jax.random.normal(jax.random.key(1), (CLASSES, 4))]
+    msc = value(prototypes, name="msc")
+    assert value(prototypes, name="msc", alpha=0.5) != msc != value(prototypes, name="msc", beta=1)
     assert dataclasses.asdict(LossConfig())["name"] == "sd"
 
 

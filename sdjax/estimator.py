@@ -218,6 +218,18 @@ class SDClassifier(
             scores /= scores.sum(axis=1, keepdims=True)
         return scores
 
+    def decision_function(self, X: Any) -> np.ndarray:
+        """Log-odds, float64 [N, C]: of each label, less that of its threshold.
+
+        Of classes the logarithms of their probabilities; of two of them the log-odds of the second
+        one, [N].
+        """
+        scores = self.predict_proba(X).astype(np.float64)
+        if self._targets.form == "classes":
+            logs = np.log(scores)
+            return logs[:, 1] - logs[:, 0] if len(self.classes_) == 2 else logs
+        return _log_odds(scores) - _log_odds(self.thresholds_)
+
     def predict(self, X: Any) -> Any:
         """Labels in the form of the y of `fit`; lists of label sets as an array of N tuples."""
         scores = self.predict_proba(X)
@@ -364,6 +376,12 @@ class SDClassifier(
         if self.thresholds == "per_label":
             return metrics.tune_thresholds(labels, scores)
         return np.full(len(self.classes_), metrics.tune_threshold(labels, scores))
+
+
+def _log_odds(p: np.ndarray) -> np.ndarray:
+    eps = np.finfo(np.float32).eps / 2  # what float32 tells from 1
+    p = np.clip(p, np.finfo(np.float32).tiny, 1 - eps)
+    return np.log(p) - np.log1p(-p)
 
 
 def _defaults(kind: str, recipe: str) -> Config:

@@ -56,6 +56,7 @@ def test_it_learns_and_has_what_scikit_learn_expects(fitted):
     assert probabilities.shape == (40, 3)
     predicted = fitted.predict(NEW)
     np.testing.assert_array_equal(predicted, probabilities >= 0.5)
+    np.testing.assert_array_equal(predicted, fitted.decision_function(NEW) >= 0)
     assert predicted.dtype == Y.dtype
     assert metrics.evaluate(TRUTH, probabilities)["mAP"] > 0.9
     assert fitted.score(NEW, TRUTH) == (predicted == TRUTH).all(axis=1).mean() > 0.5
@@ -165,6 +166,8 @@ def test_searches_pipelines_and_scorers(tmp_path, monkeypatch):
     assert (search.cv_results_["mean_test_average_precision"] > 0.8).all()
     assert search.predict(NEW).shape == (40, 3)
     assert (cross_val_score(small(), X, SETS, cv=KFold(2)) > 0.3).all()
+    # Two labels are not two classes.
+    assert (cross_val_score(small(), X, Y[:, :2], cv=2, scoring="roc_auc") > 0.8).all()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -186,6 +189,7 @@ def test_thresholds_are_tuned_on_rows_that_are_held_out(thresholds, monkeypatch)
     np.testing.assert_array_equal(model.thresholds_, expected)
     assert (model.thresholds_ != 0.5).any()
     np.testing.assert_array_equal(model.predict(NEW), model.predict_proba(NEW) >= expected)
+    np.testing.assert_array_equal(model.predict(NEW), model.decision_function(NEW) >= 0)
     assert model.kneighbors(X[:1], 96)[1].shape == (1, 96)  # of all rows of fit
 
 

@@ -131,9 +131,25 @@ class AugmentConfig:
     feature_fill: str = choice("zero", MASK_FILLS)  # zero is the mean; sample of the batch
     feature_noise: float = number(0.0, least=0)  # standard deviation of added Gaussian noise
     shift: int = number(4, least=0)  # largest shift, in pixels, in each direction
-    crop: float = number(0.8, above=0, most=1)  # smallest side of a crop, of the image's
+    # Smallest side of a random-resized crop, of the image's: its area is between the square of that
+    # and the whole. A side may be up to the root of `aspect` longer, the other as much shorter.
+    crop: float = number(0.8, above=0, most=1)
+    aspect: float = number(1.0, least=1)
     erase: float = number(0.25, least=0, most=1)  # largest side of the erased part
     flip: bool = False  # random left-right mirror images
+    # Brightness, contrast and saturation, each times a number in [1 - jitter, 1 + jitter].
+    jitter: float = number(0.0, least=0, most=1)
+    hue: float = number(0.0, least=0, most=0.5)  # largest turn, of the circle of colours
+    grey: float = share(0.0)  # probability that an image loses its colours
+    randaugment: int = number(0, least=0)  # operations of RandAugment, one after the other
+    magnitude: float = number(9.0, least=0, most=30)  # of those
+    # Of the channels, which tell black and white; (): of the data, where colours are changed.
+    pixel_mean: tuple[float, ...] = ()
+    pixel_std: tuple[float, ...] = ()
+
+    @property
+    def changes_colours(self) -> bool:
+        return bool(self.jitter or self.hue or self.grey or self.randaugment)
 
 
 @dataclass(unsafe_hash=True)

@@ -142,6 +142,7 @@ def make_setup(
         logging.warning("Recipe %r has no use for %s.", config.recipe, ", ".join(unused))
     config = with_published_sizes(config)
     dataset = dataset or _load_data(config)
+    config = _with_pixels(config, dataset)
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train
     config = config_lib.sized(config, len(train), dataset.input_spec, mesh.size)
@@ -227,6 +228,17 @@ def _with_image_inputs(data: DataConfig, found: DataConfig) -> DataConfig:
     names = ("image_size", "image_mean", "image_std")
     values = {name: getattr(data, name) or getattr(found, name) for name in names}
     return dataclasses.replace(data, **values)
+
+
+def _with_pixels(config: Config, dataset: data_lib.Dataset) -> Config:
+    """`config` with what is black and what is white, where views change the colours of images."""
+    augment, preprocess = config.augment, dataset.preprocess
+    if not augment.changes_colours or augment.pixel_mean:
+        return config
+    if not isinstance(preprocess, data_lib.Preprocess) or preprocess.kind != "image":
+        return config
+    augment = dataclasses.replace(augment, pixel_mean=preprocess.mean, pixel_std=preprocess.std)
+    return dataclasses.replace(config, augment=augment)
 
 
 def _load_data(config: Config) -> data_lib.Dataset:

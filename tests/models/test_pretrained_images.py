@@ -1,6 +1,7 @@
 """`pretrained` of images: files, Pillow's images and arrays in, representations out."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_preprocessors_as_they_were_published(tmp_path, change, resizing):
 
 def test_what_cannot_be_encoded(model, paths, tmp_path):
     broken = tmp_path / "broken.png"
-    broken.write_bytes(open(paths[0], "rb").read()[:60])
+    broken.write_bytes(Path(paths[0]).read_bytes()[:60])
     with pytest.raises(InputError, match=r"cannot decode .*broken\.png"):
         model.encode([str(broken)])
     with pytest.raises(FileNotFoundError, match=r"nowhere\.png"):

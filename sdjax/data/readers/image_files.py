@@ -87,7 +87,10 @@ def from_paths(origin: str, paths: list[str], options: ReadOptions) -> EncodedIm
 def _nearest(path: str) -> str:
     folder, name = os.path.split(path)
     known = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    found = difflib.get_close_matches(name, known, 1, 0.6)
+    # The same name with another suffix, or with one.
+    stems = {name.lower(), os.path.splitext(name)[0].lower()}
+    found = [each for each in known if os.path.splitext(each)[0].lower() in stems]
+    found = found or difflib.get_close_matches(name, known, 1, 0.6)
     return f" Did you mean {os.path.join(folder, found[0])}?" if found else ""
 
 

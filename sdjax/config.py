@@ -31,9 +31,10 @@ LOSS_OPTIONS = (
     *("form", "normalizer", "without_positives", "threshold", "weighted", "empty_sets"),
     *("alpha", "beta", "implementation"),
 )
-NORMS = ("", "batch", "group", "layer")
+NORMS = ("", "batch", "frozen", "group", "layer")
 POOLINGS = ("mean", "cls")
 TOKEN_POOLINGS = (*POOLINGS, "label_wise")
+PUBLISHED = ("bert", "vit", "resnet")  # encoders whose networks come with their weights
 SUPERVISED = ("bce", "asl", "focal", "class_balanced")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
@@ -108,7 +109,13 @@ class DataConfig:
     categories: int = number(0, least=0)
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
     label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them
-    image_size: int = number(0, least=0)  # images are resized to this square; 0 keeps their size
+    # Images are resized to this square; 0: that of model.weights, and without them they stay.
+    image_size: int = number(0, least=0)
+    # Of the channels, of values in [0, 1]; (): of model.weights, and without them of train.
+    image_mean: tuple[float, ...] = ()
+    image_std: tuple[float, ...] = ()
+    image: str = ""  # files: the column or field of the images to learn from, names of files
+    images: str = ""  # the folder of those files; "" is that of the table
     text: str = ""  # files: the column or field of the texts to learn from, instead of features
     # Texts: where their tokenizer.json lies (a folder, or an id of the Hugging Face hub); "" is
     # model.weights.
@@ -124,24 +131,43 @@ class AugmentConfig:
     feature_fill: str = choice("zero", MASK_FILLS)  # zero is the mean; sample of the batch
     feature_noise: float = number(0.0, least=0)  # standard deviation of added Gaussian noise
     shift: int = number(4, least=0)  # largest shift, in pixels, in each direction
-    crop: float = number(0.8, above=0, most=1)  # smallest side of a crop, of the image's
+    # Smallest side of a random-resized crop, of the image's: its area is between the square of that
+    # and the whole. A side may be up to the root of `aspect` longer, the other as much shorter.
+    crop: float = number(0.8, above=0, most=1)
+    aspect: float = number(1.0, least=1)
     erase: float = number(0.25, least=0, most=1)  # largest side of the erased part
     flip: bool = False  # random left-right mirror images
+    # Brightness, contrast and saturation, each times a number in [1 - jitter, 1 + jitter].
+    jitter: float = number(0.0, least=0, most=1)
+    hue: float = number(0.0, least=0, most=0.5)  # largest turn, of the circle of colours
+    grey: float = share(0.0)  # probability that an image loses its colours
+    randaugment: int = number(0, least=0)  # operations of RandAugment, one after the other
+    magnitude: float = number(9.0, least=0, most=30)  # of those
+    # Of the channels, which tell black and white; (): of the data, where colours are changed.
+    pixel_mean: tuple[float, ...] = ()
+    pixel_std: tuple[float, ...] = ()
+
+    @property
+    def changes_colours(self) -> bool:
+        return bool(self.jitter or self.hue or self.grey or self.randaugment)
 
 
 @dataclass(unsafe_hash=True)
 class ModelConfig:
     """Encoder and projection head; sizes of 0 are read off the data."""
 
-    # "auto": "mlp" for vectors, "convnet" for images, "bert" for texts; see
-    # `sdjax.models.ENCODERS`.
+    # "auto": "mlp" for vectors, "convnet" for images, "bert" for texts; "vit" and "resnet" are for
+    # images, with weights; see `sdjax.models.ENCODERS`.
     encoder: str = "auto"
-    norm: str = choice("", NORMS)  # "" is the encoder's own: none (mlp), "group" (convnet)
+    # "" is the encoder's own: none (mlp), "group" (convnet), "batch" (resnet). "frozen" (resnet) is
+    # batch norm with the statistics of the weights, in training too.
+    norm: str = choice("", NORMS)
     width: int = number(0, least=0)  # of the hidden layers (mlp), of the first stage (convnet)
     depth: int = count(2)  # layers (mlp), stages (convnet)
     dropout: float = share(0.1)
-    # bert: of the tokens' states; with label_wise each label attends to the tokens that it needs.
-    pooling: str = choice("mean", TOKEN_POOLINGS)
+    # Of the states of tokens or patches; "" is the encoder's own: "mean" (bert), "cls" (vit). With
+    # label_wise (bert) each label attends to the tokens that it needs.
+    pooling: str = choice("", ("", *TOKEN_POOLINGS))
     attention_width: int = number(0, least=0)  # label_wise: of queries and keys; 0: the encoder's
     label_chunk: int = count(512)  # label_wise: labels whose attention is held at once
     # bert: longer texts pass in segments of so many tokens, each sharing `segment_overlap` of them
@@ -158,7 +184,8 @@ class ModelConfig:
     # Pretrained weights, for encoders that can load them: a safetensors file or a folder, with
     # config.json, or an id of the Hugging Face hub.
     weights: str = ""
-    # bert: the sizes of the network, as JSON with the names of a config.json; "": of the weights.
+    # bert, vit, resnet: the sizes of the network, as JSON with the names of a config.json; "": of
+    # the weights.
     architecture: str = ""
 
 
@@ -490,8 +517,8 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     """`config` with a network and a batch that suit the data where it names none.
 
     Batches are the power of two nearest below an eighth of the train split, from 32 to 512 (64 for
-    "bert"), and a multiple of devices × microbatches. Vectors get an MLP, images a ConvNet; its
-    width is 32, that of all other encoders 256 (512 from 20,000 examples on).
+    encoders with published weights), and a multiple of devices × microbatches. Vectors get an MLP,
+    images a ConvNet; its width is 32, that of all other encoders 256 (512 from 20,000 examples on).
 
     Args:
       config: checked.
@@ -517,7 +544,7 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     batch_size = config.batch_size
     if not batch_size:
         parts = num_devices * config.microbatches
-        most = 64 if encoder == "bert" else 512
+        most = 64 if encoder in PUBLISHED else 512
         batch_size = min(max(_power_of_two_below(num_examples // 8), 32), most, num_examples)
         batch_size = max(batch_size - batch_size % parts, parts)
     model = dataclasses.replace(config.model, encoder=encoder, width=width)

@@ -7,10 +7,10 @@ from typing import Any
 
 from sdjax.errors import InputError
 
-CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+CONFIG, TOKENIZER, IMAGES = "config.json", "tokenizer.json", "preprocessor_config.json"
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Nothing else is fetched: no pickle, and no second copy of the weights in another format.
-_FETCHED = (CONFIG, TOKENIZER, WEIGHTS, INDEX, "model-*-of-*.safetensors")
+_FETCHED = (CONFIG, TOKENIZER, IMAGES, WEIGHTS, INDEX, "model-*-of-*.safetensors")
 _ID = re.compile(r"[\w.-]+(/[\w.-]+)?(@[\w./-]+)?")
 
 
@@ -56,7 +56,7 @@ def companion(origin: str, name: str) -> Path:
     """
     path = local(origin)
     folder = path if path.is_dir() else path.parent
-    if not (folder / name).is_file():
+    if not has(origin, name):
         raise InputError(f"{origin}: there is no {name} in {folder}.")
     return folder / name
 
@@ -67,7 +67,16 @@ def read_config(origin: str) -> dict[str, Any]:
     Raises:
       InputError: if there is none, or it is no JSON object.
     """
-    path = companion(origin, CONFIG)
+    return read_json(origin, CONFIG)
+
+
+def read_json(origin: str, name: str) -> dict[str, Any]:
+    """The content of the file `name` of a model.
+
+    Raises:
+      InputError: if there is none, or it is no JSON object.
+    """
+    path = companion(origin, name)
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -75,6 +84,21 @@ def read_config(origin: str) -> dict[str, Any]:
     if not isinstance(config, dict):
         raise InputError(f"{path}: a JSON object was expected, got {str(config)[:60]}.")
     return config
+
+
+def read_config_if_any(origin: str) -> dict[str, Any]:
+    """The content of a model's config.json, which some publish without: then there is none of it.
+
+    Raises:
+      InputError: if it is no JSON object.
+    """
+    return read_config(origin) if has(origin, CONFIG) else {}
+
+
+def has(origin: str, name: str) -> bool:
+    """Whether there is a file `name` in the folder of a model, or beside its safetensors file."""
+    path = local(origin)
+    return ((path if path.is_dir() else path.parent) / name).is_file()
 
 
 def _first_line(error: Exception) -> str:

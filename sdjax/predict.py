@@ -30,6 +30,7 @@ def main(argv: list[str]) -> None:
             Path(FLAGS.output),
             FLAGS.input_key,
             labels=FLAGS.labels,
+            images=FLAGS.images,
         )
     except (OSError, InputError) as error:
         sys.exit(f"Error: {error}")
@@ -43,6 +44,7 @@ def predict(
     input_key: str | None = None,
     *,
     labels: bool = False,
+    images: str | None = None,
 ) -> int:
     """Writes probabilities and embeddings of the rows of `source` to `output`; returns how many.
 
@@ -52,6 +54,8 @@ def predict(
       output: file to write.
       input_key: the input array or field of `source`; "" finds it, None is that of the run's files.
       labels: also write the labels that the run's thresholds decide for.
+      images: the folder of the images that a table names; "" is the table's own, None that of the
+        run's files.
     """
     one_of("output format", output.suffix, SUFFIXES)
     model = load(workdir)
@@ -63,7 +67,8 @@ def predict(
     if input_key is None:
         # The keys of a TFDS set are features of that set, and nothing that a file would have.
         input_key = model.config.data.input_key if model.config.data.name == "files" else ""
-    x, ids = read_inputs(str(source), model.preprocess, input_key)
+    images = model.config.data.images if images is None else images
+    x, ids = read_inputs(str(source), model.preprocess, input_key, images)
     scores, embeddings = model.run(x)
     decided = model.decide(scores) if labels else None
     ids = ids or [str(row) for row in range(len(x))]
@@ -102,6 +107,9 @@ if __name__ == "__main__":
     flags.DEFINE_string("input", None, "File of new rows, as for training.", required=True)
     flags.DEFINE_string(
         "input_key", None, "The input in that file; by default what the run's files called it."
+    )
+    flags.DEFINE_string(
+        "images", None, "Folder of the images that a table names; by default that of the run."
     )
     flags.DEFINE_string(
         "output", None, "File to write: .npz, .csv, .parquet or .jsonl.", required=True

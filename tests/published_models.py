@@ -8,6 +8,8 @@ from safetensors.numpy import load_file, save_file
 
 FOLDER = Path(__file__).parent / "models" / "published"
 NAMES = ("bert", "roberta")
+VITS = ("vit", "dinov2", "clip", "timm_vit")
+RESNETS = ("resnet", "torchvision_resnet")
 
 
 def copy(name, folder, *, drop=(), config=(), tensors=None):

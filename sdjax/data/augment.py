@@ -1,10 +1,14 @@
 """Random views of a batch, in pure JAX: they run on the device, inside the jitted step."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
 from sdjax.checks import one_of
 from sdjax.config import MASK_FILLS, AugmentConfig
+from sdjax.data import colours
+from sdjax.data.randaugment import rand_augment
 from sdjax.errors import InputError
 
 Array = jax.Array
@@ -18,7 +22,8 @@ def random_view(
 
     Vectors: a share of the features is replaced, by zero (the mean of standardised features)
     or by the same feature of another row (SCARF); Gaussian noise is added. Images: shifted,
-    cropped and resized back, a rectangle erased to zero (the mean), mirrored.
+    cropped and resized back, operations of RandAugment, colours changed, a rectangle erased to
+    zero (the mean), mirrored.
 
     Args:
       key: a PRNG key; the view is a pure function of it.
@@ -88,8 +93,10 @@ def _image_view(key: Array, x: Array, config: AugmentConfig) -> Array:
             f"{x.shape[1]}x{x.shape[2]}, got {config.shift}."
         )
     move_key, erase_key, flip_key = jax.random.split(key, 3)
-    if config.shift or config.crop < 1:
-        x = _shift_and_crop(move_key, x, config.shift, config.crop)
+    if config.shift or config.crop < 1 or config.aspect > 1:
+        x = _shift_and_crop(move_key, x, config.shift, config.crop, config.aspect)
+    if config.changes_colours:
+        x = _recoloured(jax.random.fold_in(key, 3), x, config)
     if config.erase:
         x = jnp.where(_rectangles(erase_key, x.shape, config.erase), 0.0, x)
     if config.flip:
@@ -98,12 +105,44 @@ def _image_view(key: Array, x: Array, config: AugmentConfig) -> Array:
     return x
 
 
-def _shift_and_crop(key: Array, x: Array, shift: int, crop: float) -> Array:
-    """Shifts by whole pixels, zeros moving in; then resizes a random square part to the whole."""
+def _recoloured(key: Array, x: Array, config: AugmentConfig) -> Array:
+    """RandAugment and other changes of colours, of images that are standardised."""
+    channels = x.shape[-1]
+    if not len(config.pixel_mean) == len(config.pixel_std) == channels:
+        raise InputError(
+            f"augment.pixel_mean and augment.pixel_std must be {channels} numbers each, one of "
+            f"each channel, got {config.pixel_mean} and {config.pixel_std}."
+        )
+    if min(config.pixel_mean) < 0 or max(config.pixel_mean) > 1:
+        raise InputError(
+            "augment.jitter, hue, grey and randaugment are for images of uint8, or of floats in "
+            f"[0, 1]; the mean is {config.pixel_mean}."
+        )
+    for name in ("hue", "grey"):
+        if getattr(config, name) and channels != 3:
+            raise InputError(f"augment.{name} is for images of 3 channels, got {channels}.")
+    mean, std = (jnp.asarray(each, x.dtype) for each in (config.pixel_mean, config.pixel_std))
+    operation_key, jitter_key, grey_key = jax.random.split(key, 3)
+    x = jnp.clip(x * std + mean, 0, 1)
+    if config.randaugment:
+        x = rand_augment(operation_key, x, config.randaugment, config.magnitude, mean)
+    if config.jitter or config.hue:
+        x = colours.jittered(jitter_key, x, config.jitter, config.hue)
+    if config.grey:
+        x = colours.greyed(grey_key, x, config.grey)
+    return (x - mean) / std
+
+
+def _shift_and_crop(key: Array, x: Array, shift: int, crop: float, aspect: float) -> Array:
+    """Shifts by whole pixels, zeros moving in; then resizes a random part to the whole."""
     batch, height, width, _ = x.shape
     shift_key, side_key, place_key = jax.random.split(key, 3)
     moved = jax.random.randint(shift_key, (batch, 2), -shift, shift + 1)
-    side = jax.random.uniform(side_key, (batch, 1), minval=crop, maxval=1.0)
+    side = jnp.sqrt(jax.random.uniform(side_key, (batch, 1), minval=crop**2, maxval=1.0))
+    if aspect > 1:
+        most = math.log(aspect) / 2
+        draw = jax.random.uniform(jax.random.fold_in(key, 3), (batch, 1), minval=-most, maxval=most)
+        side = jnp.minimum(side * jnp.exp(jnp.concatenate([draw, -draw], axis=1)), 1)
     place = jax.random.uniform(place_key, (batch, 2)) * (1 - side) * jnp.array([height, width])
 
     def resample(image: Array, scale: Array, translation: Array) -> Array:

@@ -12,9 +12,11 @@ from sdjax.checks import one_of
 from sdjax.config import MISSING, SCALINGS, DataConfig
 from sdjax.data import hashing, overlap, tfds
 from sdjax.data.examples import Examples, check_finite, listing
+from sdjax.data.images import EncodedImages
 from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
 from sdjax.data.readers.options import ReadOptions
+from sdjax.data.rows import Computed, RowArray
 from sdjax.data.sources import Source, make_source
 from sdjax.data.splits import with_splits_off, without_unknown_values
 from sdjax.data.texts import TextPreprocess, TextSource
@@ -85,8 +87,15 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
     one_of("data.missing", config.missing, MISSING)
     one_of("data.scaling", config.scaling, SCALINGS)
-    if config.text and config.name != "files":
-        raise InputError(f"data.text is a column of files; data.name is {config.name!r}.")
+    for field in ("text", "image", "images"):
+        if getattr(config, field) and config.name != "files":
+            raise InputError(f"data.{field} is for files; data.name is {config.name!r}.")
+    if config.text and config.image:
+        raise InputError("data.text and data.image exclude each other; both are given.")
+    if config.images and not config.image:
+        raise InputError("data.images needs data.image, the column that names the files in it.")
+    if bool(config.image_mean) != bool(config.image_std):
+        raise InputError("data.image_mean and data.image_std are given together or not at all.")
     given = _read(config)
     splits = without_unknown_values(with_splits_off(given, config))
     preprocess = _fitted(config, splits["train"])
@@ -150,7 +159,10 @@ def _made(
 def _fitted(config: DataConfig, train: Examples) -> Preprocess | TextPreprocess:
     """What turns the inputs of all splits into the model's."""
     if train.modality != "text":
-        return Preprocess.fit(train, config.image_size, config.missing, config.scaling)
+        size, column = config.image_size, config.image
+        if config.image_mean:
+            return Preprocess.of_images(train, size, config.image_mean, config.image_std, column)
+        return Preprocess.fit(train, size, config.missing, config.scaling, column)
     if not config.tokenizer:
         raise InputError("data.text needs data.tokenizer, or model.weights that have one.")
     tokenizer = Tokenizer.of_model(config.tokenizer).content
@@ -189,8 +201,8 @@ def _read(config: DataConfig) -> dict[str, Examples]:
 
 
 def read_inputs(
-    path: str, preprocess: Preprocess | TextPreprocess, input_key: str = ""
-) -> tuple[np.ndarray | Tokens, list[str] | None]:
+    path: str, preprocess: Preprocess | TextPreprocess, input_key: str = "", images: str = ""
+) -> tuple[RowArray | Tokens, list[str] | None]:
     """Reads new rows to predict, from a file of the formats that `load` reads.
 
     Label columns may be there or not. Images may also be single files or a folder of them.
@@ -198,19 +210,24 @@ def read_inputs(
     Args:
       path: of the file.
       preprocess: of the training run.
-      input_key: the inputs of an .npz, .h5 or .jsonl file, or the column of the texts; "" finds
-        them.
+      input_key: the inputs of an .npz, .h5 or .jsonl file, or the column of the texts or of the
+        names of images; "" finds them.
+      images: the folder of the images that a table names; "" is the table's own.
 
     Returns:
-      x: float32 [N, ...], preprocessed; or the tokens of N texts.
+      x: float32 [N, ...], preprocessed, images when they are asked for; or the tokens of N texts.
       ids: N names of rows, from a column `id` or the images' file names; None without.
 
     Raises:
       FileNotFoundError: if there is no such file.
       ValueError: if the inputs are not those of the training run.
     """
-    examples = _read_rows(path, preprocess, preprocess.read_options(input_key))
-    x = preprocess(examples.inputs[:])
+    examples = _read_rows(path, preprocess, preprocess.read_options(input_key, images))
+    if isinstance(preprocess, Preprocess) and isinstance(examples.inputs, EncodedImages):
+        shape = preprocess.input_shape
+        x = Computed(examples.inputs, preprocess.of_checked, shape, np.float32)
+    else:
+        x = preprocess(examples.inputs[:])
     return x, None if examples.ids is None else list(examples.ids)
 
 
@@ -228,7 +245,7 @@ def read_labelled(
       ValueError: if the labels are not those of the training run.
     """
     options = dataclasses.replace(
-        preprocess.read_options(config.input_key),
+        preprocess.read_options(config.input_key, config.images),
         labelled=True,
         labels=config.labels,
         label_key=config.label_key,

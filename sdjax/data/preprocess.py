@@ -21,7 +21,7 @@ SPARSE_BELOW = 0.1  # share of numbers that are not 0
 FIT_IMAGES = 1024  # images that the mean and standard deviation are taken over
 _MEDIANS_AT_ONCE = 16  # features
 # Fields that are written where they hold something.
-_OPTIONAL = ("medians", "indicators", "categories")
+_OPTIONAL = ("medians", "indicators", "categories", "column")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +45,7 @@ class Preprocess:
       indicators: places of the M features that have missing values in training, rising.
       categories: of text columns that become one-hot, the values by column; the features are named
         `column=value`.
+      column: that names the files of images, in tables.
     """
 
     kind: str
@@ -58,6 +59,41 @@ class Preprocess:
     medians: tuple[float, ...] = ()
     indicators: tuple[int, ...] = ()
     categories: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict, hash=False)
+    column: str = ""
+
+    @classmethod
+    def of_images(
+        cls,
+        examples: Examples,
+        image_size: int,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        column: str = "",
+    ) -> "Preprocess":
+        """Of images, by a mean and a standard deviation of each channel, of values in [0, 1].
+
+        Raises:
+          ValueError: if they are not one of each channel, or a deviation is not above 0.
+        """
+        channels = examples.inputs.shape[-1]
+        if examples.modality != "image":
+            raise InputError(f"data.image_mean is for images; the inputs are {examples.modality}s.")
+        if not len(mean) == len(std) == channels or min(std) <= 0:
+            raise InputError(
+                f"data.image_mean and data.image_std must be {channels} numbers each, one of each "
+                f"channel, and deviations above 0; got {mean} and {std}."
+            )
+        return cls(
+            kind="image",
+            input_shape=tuple(examples.inputs.shape[1:]),
+            feature_names=(),
+            label_names=examples.label_names,
+            scale=1 / 255 if examples.inputs.dtype == np.uint8 else 1.0,
+            mean=mean,
+            std=std,
+            image_size=image_size,
+            column=column,
+        )
 
     @classmethod
     def fit(
@@ -66,6 +102,7 @@ class Preprocess:
         image_size: int = 0,
         missing: str = "error",
         scaling: str = "auto",
+        column: str = "",
     ) -> "Preprocess":
         """Fits mean and standard deviation to training `examples` (at most 1024 images).
 
@@ -108,6 +145,7 @@ class Preprocess:
             medians=medians,
             indicators=indicators,
             categories=examples.categories,
+            column=column,
         )
 
     def __call__(self, inputs: "np.ndarray | pd.DataFrame") -> np.ndarray:
@@ -118,7 +156,8 @@ class Preprocess:
 
         Args:
           inputs: [N, F], or [N, H, W, channels]; uint8 where `scale` is 1/255. Of a table also a
-            frame with the columns of the training file, in any order.
+            frame with the columns of the training file, in any order; of images also a list of the
+            paths of their files.
 
         Returns:
           float32 [N, F + M], or [N, H, W, channels].
@@ -181,9 +220,11 @@ class Preprocess:
         x += shift
         return x
 
-    def read_options(self, input_key: str = "") -> ReadOptions:
+    def read_options(self, input_key: str = "", images: str = "") -> ReadOptions:
         """How to read new rows, with labels or without, for a model of these inputs."""
         return ReadOptions(
+            image=(input_key or self.column) if self.kind == "image" else "",
+            images=images,
             input_key=input_key,
             image_size=self.image_size,
             channels=self.input_shape[-1] if self.kind == "image" else 0,
@@ -199,7 +240,11 @@ class Preprocess:
         if hasattr(inputs, "columns"):
             from sdjax.data.readers import tables
 
-            inputs = tables.from_frame("inputs", inputs, self.read_options()).inputs
+            inputs = tables.from_frame("inputs", inputs, self.read_options()).inputs[:]
+        elif self.kind == "image" and _are_paths(inputs):
+            from sdjax.data.readers import image_files
+
+            inputs = image_files.from_paths("inputs", inputs, self.read_options())[:]
         return np.asarray(inputs)
 
     def _may_resize(self, inputs: np.ndarray) -> bool:
@@ -245,6 +290,10 @@ class Preprocess:
         }
         categories = {k: tuple(values) for k, values in read.pop("categories", {}).items()}
         return cls(**read, categories=categories)
+
+
+def _are_paths(inputs: Any) -> bool:
+    return isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], str)
 
 
 def is_sparse(inputs: RowArray, modality: str) -> bool:

@@ -57,7 +57,7 @@ class TextPreprocess:
     def _tokenizer(self) -> Tokenizer:
         return Tokenizer(self.tokenizer)
 
-    def read_options(self, input_key: str = "") -> ReadOptions:
+    def read_options(self, input_key: str = "", images: str = "") -> ReadOptions:
         """How to read new rows, with labels or without."""
         return ReadOptions(
             text=input_key or self.column, label_names=self.label_names, labelled=False

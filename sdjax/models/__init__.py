@@ -4,7 +4,10 @@ from sdjax.models.bert import Bert
 from sdjax.models.encoders import MLP, ConvNet
 from sdjax.models.model import Model, Projection
 from sdjax.models.published import Pretrained, pretrained
+from sdjax.models.published_images import PretrainedImages
 from sdjax.models.registry import ENCODERS, make_encoder, register_encoder
+from sdjax.models.resnet import ResNet
+from sdjax.models.vit import ViT
 
 __all__ = [
     "ENCODERS",
@@ -13,7 +16,10 @@ __all__ = [
     "ConvNet",
     "Model",
     "Pretrained",
+    "PretrainedImages",
     "Projection",
+    "ResNet",
+    "ViT",
     "make_encoder",
     "pretrained",
     "register_encoder",

@@ -6,8 +6,7 @@ References:
   Pretraining Approach, 2019 (https://arxiv.org/abs/1907.11692).
 """
 
-import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,18 +21,14 @@ from sdjax.checks import one_of
 from sdjax.config import TOKEN_POOLINGS
 from sdjax.errors import InputError
 from sdjax.models import segments, weights
+from sdjax.models.activations import ACTIVATIONS
 from sdjax.models.encoders import TokenStates
 
 Array = jax.Array
 
 # Positions of RoBERTa count from the number of its padding token + 1.
 _OFFSET_POSITIONS = {"bert": False, "roberta": True, "xlm-roberta": True, "camembert": True}
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": functools.partial(jax.nn.gelu, approximate=False),
-    "gelu_new": functools.partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": functools.partial(jax.nn.gelu, approximate=True),
-    "relu": jax.nn.relu,
-}
+MODEL_TYPES = tuple(_OFFSET_POSITIONS)
 _PREFIXES = ("bert.", "roberta.", "model.", "model.bert.", "model.roberta.")
 # Names of the first releases, as some published files still have them.
 _RENAMED = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
@@ -92,7 +87,7 @@ class BertSizes:
         if absent:
             raise InputError(f"{origin}: its {hub.CONFIG} lacks {', '.join(absent)}.")
         sizes = cls(**fields)
-        one_of(f"hidden_act of {origin}", sizes.hidden_act, _ACTIVATIONS)
+        one_of(f"hidden_act of {origin}", sizes.hidden_act, ACTIVATIONS)
         positions = config.get("position_embedding_type") or "absolute"
         one_of(f"position_embedding_type of {origin}", positions, ("absolute",))
         if sizes.hidden_size % sizes.num_attention_heads:
@@ -273,7 +268,7 @@ class Layer(nnx.Module):
         # Rows of tokens: gradients of kernels are then one plain product, a fifth off a step.
         shape, x = x.shape, x.reshape(-1, x.shape[-1])
         x = self.attention_norm(x + dropped(self.out(self.attend(x, mask, rngs))))
-        inner = _ACTIVATIONS[self.act](self.up(x))
+        inner = ACTIVATIONS[self.act](self.up(x))
         return self.mlp_norm(x + dropped(self.down(inner))).reshape(shape)
 
     def attend(self, x: Array, mask: Array, rngs: nnx.Rngs | None) -> Array:

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from sdjax.models.norms import make_norm, normalized
+
 Array = jax.Array
 
 _FREQUENCY_SCALE = 0.1
-_BATCH_NORM_MOMENTUM = 0.9  # short runs take few steps
 
 
 class TokenStates(NamedTuple):
@@ -87,7 +88,7 @@ class MLP(nnx.Module):
                 for before, after in itertools.pairwise(sizes)
             ]
         )
-        norms = [_make_norm(norm, width, dtype, rngs) for _ in range(depth)] if norm else None
+        norms = [make_norm(norm, width, dtype, rngs) for _ in range(depth)] if norm else None
         self.norms = nnx.List(norms) if norms else None
         self.dropout = nnx.Dropout(dropout)
         self.remat = remat
@@ -118,7 +119,7 @@ def _dense(
 ) -> Array:
     x = layer(x)
     if norm is not None:
-        x = _normalized(norm, x, rngs is not None, where)
+        x = normalized(norm, x, rngs is not None, where)
     return dropout(nnx.relu(x), deterministic=rngs is None, rngs=rngs)
 
 
@@ -161,7 +162,7 @@ class ConvNet(nnx.Module):
                 for before, after in itertools.pairwise([width, *widths])
             ]
         )
-        self.norm = _make_norm(norm, widths[-1], dtype, rngs)
+        self.norm = make_norm(norm, widths[-1], dtype, rngs)
         self.dropout = nnx.Dropout(dropout)
         self.remat = remat
         self.out_features = widths[-1]
@@ -176,7 +177,7 @@ class ConvNet(nnx.Module):
         )
         for stage in self.stages:
             x = block(stage, x, rngs is not None, where)
-        x = _largest(nnx.relu(_normalized(self.norm, x, rngs is not None, where)))
+        x = _largest(nnx.relu(normalized(self.norm, x, rngs is not None, where)))
         return self.dropout(x, deterministic=rngs is None, rngs=rngs)
 
 
@@ -194,40 +195,13 @@ def _largest(x: Array) -> Array:
 class _ConvBlock(nnx.Module):
     def __init__(self, before: int, after: int, norm: str, dtype: DTypeLike, *, rngs: nnx.Rngs):
         options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
-        self.norm1 = _make_norm(norm, before, dtype, rngs)
+        self.norm1 = make_norm(norm, before, dtype, rngs)
         self.conv1 = nnx.Conv(before, after, (3, 3), strides=2, **options)
-        self.norm2 = _make_norm(norm, after, dtype, rngs)
+        self.norm2 = make_norm(norm, after, dtype, rngs)
         self.conv2 = nnx.Conv(after, after, (3, 3), **options)
         self.skip = nnx.Conv(before, after, (1, 1), strides=2, **options)
 
     def __call__(self, x: Array, training: bool, where: Array | None) -> Array:
-        y = nnx.relu(_normalized(self.norm1, x, training, where))
-        hidden = nnx.relu(_normalized(self.norm2, self.conv1(y), training, where))
+        y = nnx.relu(normalized(self.norm1, x, training, where))
+        hidden = nnx.relu(normalized(self.norm2, self.conv1(y), training, where))
         return self.skip(y) + self.conv2(hidden)
-
-
-def _make_norm(kind: str, channels: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Any:
-    if kind == "batch":
-        return nnx.BatchNorm(channels, momentum=_BATCH_NORM_MOMENTUM, dtype=dtype, rngs=rngs)
-    if kind == "layer":
-        return nnx.LayerNorm(channels, dtype=dtype, rngs=rngs)
-    groups = next(groups for groups in (8, 4, 2, 1) if channels % groups == 0)
-    return nnx.GroupNorm(channels, num_groups=groups, dtype=dtype, rngs=rngs)
-
-
-def _normalized(norm: Any, x: Array, training: bool, where: Array | None) -> Array:
-    """`x` by `norm`; in training, batch norm takes its statistics from the rows in `where`.
-
-    Without any such row, as in a microbatch of padding, they stay as they were.
-    """
-    if not isinstance(norm, nnx.BatchNorm):
-        return norm(x)
-    if not training or where is None:
-        return norm(x, use_running_average=not training)
-    some = where.any()
-    before = norm.mean[...], norm.var[...]
-    mask = (where | ~some).reshape(-1, *[1] * (x.ndim - 1))
-    x = norm(x, use_running_average=False, mask=mask)
-    for statistic, old in zip((norm.mean, norm.var), before, strict=True):
-        statistic[...] = jnp.where(some, statistic[...], old)
-    return x

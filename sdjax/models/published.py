@@ -1,4 +1,4 @@
-"""`pretrained`: a published encoder of texts with its tokenizer, ready to use."""
+"""`pretrained`: a published encoder of texts or images, ready to use."""
 
 import functools
 from collections.abc import Sequence
@@ -9,39 +9,54 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from sdjax import hub
 from sdjax.checks import one_of
 from sdjax.config import POOLINGS
 from sdjax.data.tokens import TokenBatch, Tokenizer, Tokens
 from sdjax.errors import InputError
-from sdjax.models import bert
+from sdjax.models import bert, published_images, resnet, vit, weights
+from sdjax.models.published_images import PretrainedImages
 
 _BATCH = 64
 
 
 def pretrained(
-    origin: str, pooling: str = "mean", *, dtype: DTypeLike = "float32", remat: bool = False
-) -> "Pretrained":
-    """A published encoder, with its weights and its tokenizer.
+    origin: str, pooling: str = "", *, dtype: DTypeLike = "float32", remat: bool = False
+) -> "Pretrained | PretrainedImages":
+    """A published encoder, with its weights and what makes its inputs of texts or images.
 
         embeddings = pretrained("path/to/all-MiniLM-L6-v2").encode(["One text.", "Another."])
+        embeddings = pretrained("path/to/dinov2-small").encode(["one.jpg", "another.jpg"])
 
     Args:
-      origin: a folder with config.json, model.safetensors and tokenizer.json, or an id of the
-        Hugging Face hub, OWNER/NAME or OWNER/NAME@REVISION, whose files are fetched once. Of the
-        families of BERT and RoBERTa.
-      pooling: "mean" of the tokens, or "cls", the first one.
+      origin: a folder with config.json, model.safetensors and, for texts, tokenizer.json, or an id
+        of the Hugging Face hub, OWNER/NAME or OWNER/NAME@REVISION, whose files are fetched once. Of
+        the families of BERT and RoBERTa; ViT, DINOv2 and CLIP's encoder of images, also as timm
+        has them; ResNet, of transformers, torchvision or timm.
+      pooling: "mean" of the tokens or patches, or "cls", the first token; "" is "mean" for texts,
+        "cls" for vision transformers.
       dtype: of the computation, float32 or bfloat16; parameters are float32.
       remat: compute activations anew in the backward pass, for those who train the module.
 
     Returns:
-      A `Pretrained`; its `module` is a plain NNX module, for a model of one's own.
+      A `Pretrained` for texts, or `PretrainedImages`; its `module` is a plain NNX module, for a
+      model of one's own.
 
     Raises:
       InputError: if files are missing, or are not of such a model; a pickle is never loaded.
     """
-    one_of("pooling", pooling, POOLINGS)
+    one_of("pooling", pooling, ("", *POOLINGS))
+    config = hub.read_config_if_any(origin)
+    known = (*bert.MODEL_TYPES, *vit.MODEL_TYPES, *resnet.MODEL_TYPES)
+    if "model_type" in config:
+        one_of(f"model_type of {origin}", config["model_type"] or "", known)
+    shapes = {} if "model_type" in config else weights.shapes(origin)
+    for family in (vit, resnet):
+        if family.is_such(config, shapes):
+            return published_images.load(family, origin, pooling, dtype, remat)
     sizes = bert.read_sizes(origin)
     tokenizer = Tokenizer.of_model(origin)
+    pooling = pooling or "mean"
     module = bert.Bert(sizes, pooling=pooling, dtype=dtype, remat=remat, rngs=nnx.Rngs(0))
     bert.load(module, origin)
     return Pretrained(module, tokenizer)

@@ -13,8 +13,9 @@ from flax import nnx
 from sdjax.checks import one_of
 from sdjax.config import ModelConfig
 from sdjax.errors import InputError
-from sdjax.models import bert
+from sdjax.models import bert, image_inputs, resnet, vit
 from sdjax.models.encoders import MLP, ConvNet
+from sdjax.models.image_inputs import ImageInputs
 
 # One example: arrays' shapes and dtypes, in the structure of a batch's inputs.
 InputSpec = Any
@@ -33,6 +34,7 @@ class Encoder:
       architecture: of (path), the sizes of the network whose weights are there, as JSON; None where
         the config has them.
       max_length: of (config), most tokens of a text; None where there is no limit.
+      image_inputs: of (path), the images that the weights there are for; None where it is open.
     """
 
     build: Callable[[ModelConfig, InputSpec, nnx.Rngs], nnx.Module]
@@ -41,6 +43,7 @@ class Encoder:
     load: Callable[[Any, str], None] | None = None
     architecture: Callable[[str], str] | None = None
     max_length: Callable[[ModelConfig], int] | None = None
+    image_inputs: Callable[[str], ImageInputs] | None = None
 
 
 ENCODERS: dict[str, Encoder] = {}
@@ -55,6 +58,7 @@ def register_encoder(
     load: Callable[[Any, str], None] | None = None,
     architecture: Callable[[str], str] | None = None,
     max_length: Callable[[ModelConfig], int] | None = None,
+    image_inputs: Callable[[str], ImageInputs] | None = None,
 ) -> None:
     """Adds an encoder, or replaces one, under the name that `config.model.encoder` then takes.
 
@@ -68,8 +72,9 @@ def register_encoder(
       load: of (module, path), puts the weights at `config.model.weights` into the module.
       architecture: of (path), what `config.model.architecture` is for those weights.
       max_length: of (config), most tokens of a text.
+      image_inputs: of (path), the size and the statistics of the images that those weights take.
     """
-    ENCODERS[name] = Encoder(build, takes, accepts, load, architecture, max_length)
+    ENCODERS[name] = Encoder(build, takes, accepts, load, architecture, max_length, image_inputs)
 
 
 def with_architecture(config: ModelConfig) -> ModelConfig:
@@ -115,6 +120,11 @@ def max_length(config: ModelConfig) -> int:
     return 0 if known is None else known(config)
 
 
+def image_inputs_reader(config: ModelConfig) -> Callable[[str], ImageInputs] | None:
+    """What tells which images the weights of the encoder of `config` are for."""
+    return ENCODERS[config.encoder].image_inputs if config.encoder != "auto" else None
+
+
 def load_weights(config: ModelConfig, module: nnx.Module) -> None:
     """Puts the weights at `config.weights` into an encoder that `make_encoder` made."""
     load = ENCODERS[config.encoder].load
@@ -156,7 +166,7 @@ def _convnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> Conv
 def _bert(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> bert.Bert:
     return bert.Bert(
         _bert_sizes(config),
-        pooling=config.pooling,
+        pooling=config.pooling or "mean",
         segment_length=config.segment_length,
         segment_overlap=config.segment_overlap,
         dropout=config.dropout,
@@ -165,20 +175,50 @@ def _bert(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> bert.Be
 
 
 def _bert_sizes(config: ModelConfig) -> bert.BertSizes:
+    return bert.BertSizes.of("model.architecture", _architecture(config))
+
+
+def _vit(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> vit.ViT:
+    one_of("model.norm of a vit", config.norm, ("",))
+    sizes = vit.ViTSizes.of("model.architecture", _architecture(config))
+    _check_channels(config, input_spec, sizes.num_channels)
+    options = {"pooling": config.pooling or "cls", "dropout": config.dropout}
+    return vit.ViT(sizes, **options, **_options(config, rngs))
+
+
+def _resnet(config: ModelConfig, input_spec: InputSpec, rngs: nnx.Rngs) -> resnet.ResNet:
+    statistics = one_of("model.norm of a resnet", config.norm or "batch", resnet.STATISTICS)
+    one_of("model.pooling of a resnet", config.pooling or "mean", ("mean",))
+    sizes = resnet.ResNetSizes.of("model.architecture", _architecture(config))
+    _check_channels(config, input_spec, sizes.num_channels)
+    options = {"statistics": statistics, "dropout": config.dropout}
+    return resnet.ResNet(sizes, **options, **_options(config, rngs))
+
+
+def _check_channels(config: ModelConfig, input_spec: InputSpec, wanted: int) -> None:
+    if input_spec.shape[-1] != wanted:
+        raise InputError(
+            f"model.encoder {config.encoder!r} with these weights takes images of {wanted} "
+            f"channels, and those of the data have {input_spec.shape[-1]}."
+        )
+
+
+def _architecture(config: ModelConfig) -> dict[str, Any]:
+    """The sizes that `config.architecture` tells."""
     if not config.architecture:
         raise InputError(
-            "model.encoder 'bert' needs model.weights: a folder with config.json, which gives the "
-            "network's sizes, and model.safetensors; or an id of the Hugging Face hub."
+            f"model.encoder {config.encoder!r} needs model.weights: a folder with config.json, "
+            "which gives the network's sizes, and model.safetensors; or an id of the Hugging Face "
+            "hub."
         )
     try:
-        fields = json.loads(config.architecture)
+        return json.loads(config.architecture)
     except ValueError as error:
         raise InputError(f"model.architecture is not JSON: {error}.") from error
-    return bert.BertSizes.of("model.architecture", fields)
 
 
-def _bert_architecture(origin: str) -> str:
-    return json.dumps(dataclasses.asdict(bert.read_sizes(origin)))
+def _as_json(read_sizes: Callable[[str], Any]) -> Callable[[str], str]:
+    return lambda origin: json.dumps(dataclasses.asdict(read_sizes(origin)))
 
 
 def _are_tokens(spec: InputSpec) -> bool:
@@ -197,6 +237,24 @@ register_encoder(
     takes='tokens {"ids": [T], "mask": [T]}, as texts become by data.text',
     accepts=_are_tokens,
     load=bert.load,
-    architecture=_bert_architecture,
+    architecture=_as_json(bert.read_sizes),
     max_length=lambda config: 0 if config.segment_length else _bert_sizes(config).max_length,
+)
+register_encoder(
+    "vit",
+    _vit,
+    takes="images [height, width, channels]",
+    accepts=_of_rank(3),
+    load=vit.load,
+    architecture=_as_json(vit.read_sizes),
+    image_inputs=image_inputs.read,
+)
+register_encoder(
+    "resnet",
+    _resnet,
+    takes="images [height, width, channels]",
+    accepts=_of_rank(3),
+    load=resnet.load,
+    architecture=_as_json(resnet.read_sizes),
+    image_inputs=image_inputs.read,
 )

@@ -66,6 +66,15 @@ def read(
     return tensors
 
 
+def shapes(origin: str) -> dict[str, Shape]:
+    """The shape of each tensor of a model, by name; none is read.
+
+    Raises:
+      InputError: if a file cannot be read.
+    """
+    return {name: shape for each in _files(origin) for name, (shape, _) in _header(each).items()}
+
+
 def _files(origin: str) -> list[Path]:
     """The safetensors files of a model."""
     path = hub.local(origin)

@@ -12,7 +12,7 @@ from flax import nnx
 from sdjax import config as config_lib
 from sdjax import data as data_lib
 from sdjax import label_sets
-from sdjax.config import VALIDATION_METRICS, Config
+from sdjax.config import VALIDATION_METRICS, Config, DataConfig
 from sdjax.errors import InputError
 from sdjax.models import registry
 from sdjax.models.model import LabelWeights
@@ -142,6 +142,7 @@ def make_setup(
         logging.warning("Recipe %r has no use for %s.", config.recipe, ", ".join(unused))
     config = with_published_sizes(config)
     dataset = dataset or _load_data(config)
+    config = _with_pixels(config, dataset)
     mesh = mesh or make_mesh(config.mesh)
     train = dataset.train
     config = config_lib.sized(config, len(train), dataset.input_spec, mesh.size)
@@ -187,7 +188,9 @@ def program_config(config: Config) -> Config:
 
 
 def with_published_sizes(config: Config) -> Config:
-    """`config` with what its pretrained weights tell of the network, and for texts the tokenizer.
+    """`config` with what its pretrained weights tell of the network and of its inputs.
+
+    That is the tokenizer of texts, and size, mean and standard deviation of images.
 
     A run that starts from another takes both from there.
     """
@@ -199,6 +202,7 @@ def with_published_sizes(config: Config) -> Config:
         workdir_lib.check_is_run(Path(model.init_from))
         started = workdir_lib.read_config(Path(model.init_from))
         source = started.data.tokenizer
+        data = _with_image_inputs(data, started.data)
         architecture = model.architecture or started.model.architecture
         model = dataclasses.replace(model, architecture=architecture)
     model = registry.with_architecture(model)
@@ -210,7 +214,31 @@ def with_published_sizes(config: Config) -> Config:
                 f"data.max_length must be at most the model's {most}, got {data.max_length}."
             )
         data = dataclasses.replace(data, max_length=data.max_length or most)
+    elif model.weights and (read := registry.image_inputs_reader(model)) is not None:
+        wanted = read(model.weights)
+        found = DataConfig(
+            image_size=wanted.resizing.size, image_mean=wanted.mean, image_std=wanted.std
+        )
+        data = _with_image_inputs(data, found)
     return dataclasses.replace(config, model=model, data=data)
+
+
+def _with_image_inputs(data: DataConfig, found: DataConfig) -> DataConfig:
+    """`data` with what `found` tells of images, where it leaves that open."""
+    names = ("image_size", "image_mean", "image_std")
+    values = {name: getattr(data, name) or getattr(found, name) for name in names}
+    return dataclasses.replace(data, **values)
+
+
+def _with_pixels(config: Config, dataset: data_lib.Dataset) -> Config:
+    """`config` with what is black and what is white, where views change the colours of images."""
+    augment, preprocess = config.augment, dataset.preprocess
+    if not augment.changes_colours or augment.pixel_mean:
+        return config
+    if not isinstance(preprocess, data_lib.Preprocess) or preprocess.kind != "image":
+        return config
+    augment = dataclasses.replace(augment, pixel_mean=preprocess.mean, pixel_std=preprocess.std)
+    return dataclasses.replace(config, augment=augment)
 
 
 def _load_data(config: Config) -> data_lib.Dataset:

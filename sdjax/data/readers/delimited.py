@@ -45,10 +45,12 @@ def _read(path: str, options: ReadOptions, delimiters: tuple[str, ...]) -> Examp
         split = functools.partial(label_lists.split_cell, separator=options.label_separator)
         columns = select(path, "data.labels", options.labels, header, required=False)
         converters = dict.fromkeys(columns, split)
-    if options.text:  # in a list, since "" and "NA" alone become missing values
-        converters[options.text] = _in_list
     # What is text in training is text here, also where all of it looks like numbers.
     kinds: dict = dict.fromkeys(options.vocabulary or (), str)
+    if options.image:  # a name such as 000001 is no number
+        kinds[options.image] = str
+    if options.text:  # in a list, since "" and "NA" alone become missing values
+        converters[options.text] = _in_list
     comma = delimiter != "," and any(_DECIMAL_COMMA.fullmatch(x) for row in rows[1:] for x in row)
     with readable(path, "CSV"), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)

@@ -57,6 +57,9 @@ def read_splits(config: DataConfig) -> tuple[Examples, Examples | None, Examples
         categories=config.categories,
         text=config.text,
         label_names=label_lists.read_names(config.label_names) if config.label_names else (),
+        image=config.image,
+        images=config.images,
+        channels=len(config.image_mean),
     )
     defaults = DataConfig()
     for split, path in (("train", config.train), ("test", config.test)):
@@ -104,9 +107,11 @@ def read_examples(path: str, options: ReadOptions) -> Examples:
     if suffix not in READERS or os.path.isdir(path):
         what = "a folder" if os.path.isdir(path) else f"suffix {suffix!r}"
         raise InputError(f"{path}: {what}; data files are {KNOWN}.")
-    if options.text and suffix.removesuffix(".gz") not in TEXT_COLUMNS:
+    field = "text" if options.text else "image" if options.image and options.labelled else ""
+    if field and suffix.removesuffix(".gz") not in TEXT_COLUMNS:
         raise InputError(
-            f"{path}: data.text is a column of {', '.join(TEXT_COLUMNS)} files, which this is not."
+            f"{path}: data.{field} is a column of {', '.join(TEXT_COLUMNS)} files, which this is "
+            "not."
         )
     return READERS[suffix](path, options)
 

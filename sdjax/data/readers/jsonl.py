@@ -40,12 +40,15 @@ def read_jsonl(path: str, options: ReadOptions) -> Examples:
 
     rows = _rows(path)
     keys = list(dict.fromkeys(key for row in rows for key in row))
-    input_key = find_key(path, "data.input_key", options.input_key, INPUT_KEYS, keys)
+    field = "data.image" if options.image else "data.input_key"
+    input_key = find_key(path, field, options.image or options.input_key, INPUT_KEYS, keys)
     label_key = find_key(path, "data.label_key", options.label_key, LABEL_KEYS, keys)
     if not rows:
         raise InputError(f"{path}: the file has no row.")
     if options.text:
         return _read_texts(path, rows, keys, label_key, options)
+    if options.image and options.labelled and label_key is None:
+        return tables.from_frame(path, pd.DataFrame(rows, columns=keys), options)
     if input_key is None or not isinstance(rows[0].get(input_key), list | dict | str):
         _refuse_text(path, rows[0], label_key, options)
         return tables.from_frame(path, pd.DataFrame(rows, columns=keys), options)
@@ -115,6 +118,8 @@ def _column(path: str, rows: Objects, key: str) -> list[Any]:
 
 def _inputs(path: str, column: list[Any], options: ReadOptions) -> tuple[RowArray, tuple[str, ...]]:
     if isinstance(column[0], str):
+        if options.image:
+            return image_files.named_in(path, column, options), ()
         folder = os.path.dirname(path)
         paths = [os.path.join(folder, name) for name in column]
         if not (image_files.is_images(column[0]) or os.path.exists(paths[0])):

@@ -34,6 +34,8 @@ class ReadOptions:
       categories: text columns of at most so many values become one-hot; 0: text is an error.
       vocabulary: the values of those columns in training; None where this is training.
       text: the column or field of the texts, which are then the inputs; "" where there are none.
+      image: the column or field of names of image files, which are then the inputs; likewise.
+      images: the folder of those files; "" is that of the file that names them.
     """
 
     labels: str = ""
@@ -50,6 +52,8 @@ class ReadOptions:
     categories: int = 0
     vocabulary: Mapping[str, tuple[str, ...]] | None = None
     text: str = ""
+    image: str = ""
+    images: str = ""
 
 
 def select(

@@ -8,7 +8,7 @@ import numpy as np
 from absl import logging
 
 from sdjax.data.examples import Examples, check_binary, check_finite, listing
-from sdjax.data.readers import label_lists
+from sdjax.data.readers import image_files, label_lists
 from sdjax.data.readers.options import ReadOptions, readable, select
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # A column of row names, or the index that pandas writes: never a feature.
 ID_COLUMNS = ("id", "unnamed: 0")
-TEXT = "If it is the text to learn from, name it in data.text."
+TEXT = "If it is the text to learn from, name it in data.text; image files, in data.image."
 
 
 def read_parquet(path: str, options: ReadOptions) -> Examples:
@@ -36,11 +36,12 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
     Columns are matched by name: another split, or rows to predict, may have them in any order.
     """
     frame = frame.rename(columns=str)
-    if options.text and options.text not in frame.columns:
-        raise InputError(
-            f"{path}: data.text {options.text!r} is no column. Columns: "
-            f"{listing(list(frame.columns))}."
-        )
+    for field, column in (("text", options.text), ("image", options.image)):
+        if column and column not in frame.columns:
+            raise InputError(
+                f"{path}: data.{field} {column!r} is no column. Columns: "
+                f"{listing(list(frame.columns))}."
+            )
     ids = [name for name in frame.columns if name.lower() in ID_COLUMNS]
     named = _column_of_names(path, frame, options)
     label_names = [named] if named else label_columns(path, list(frame.columns), options)
@@ -49,6 +50,12 @@ def from_frame(path: str, frame: "pd.DataFrame", options: ReadOptions) -> Exampl
         inputs = texts(path, frame[options.text].tolist(), options.text)
         names = tuple(map(str, frame[ids[0]])) if ids else None
         return Examples(path, inputs, labels, tuple(label_names), ids=names)
+    if options.image:
+        labels, label_names = _labels(path, frame, named, label_names, options)
+        files = frame[options.image].tolist()
+        images = image_files.named_in(path, files, options)
+        names = tuple(map(str, frame[ids[0]] if ids else files))
+        return Examples(path, images, labels, tuple(label_names), ids=names)
     # A label whose name stood in a column may be called like a feature.
     dropped = {*label_names, *ids}.difference(options.feature_names)
     if options.ignore:

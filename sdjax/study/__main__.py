@@ -22,7 +22,7 @@ from sdjax import __version__
 from sdjax import config as config_lib
 from sdjax._src import stop
 from sdjax.config import Config
-from sdjax.configs import run_with_config, with_paths
+from sdjax.configs import run_with_config, typed_command, with_paths
 from sdjax.errors import InputError
 from sdjax.study import plan as plan_lib
 from sdjax.study import space as space_lib
@@ -110,8 +110,12 @@ def main(argv: list[str]) -> None:
             budget=seconds(_BUDGET.value) if _BUDGET.value else None,
             keep_checkpoints=_KEEP.value,
             retry_failed=_RETRY.value,
+            title=f"Study of {', '.join(plan.data)}",
+            reference=_REFERENCE.value or "",
+            told=typed_command(),
         )
         print(f"Runs     {workdir / 'runs.parquet'} ({len(frame)} rows)")
+        print(f"Report   {workdir / 'report' / 'report.html'}")
 
 
 def make_plan(arguments: Sequence[str], config: Config, name: str) -> plan_lib.Plan:

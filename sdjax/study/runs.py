@@ -150,7 +150,9 @@ def record(
       keep: leave its checkpoints.
     """
     start = time.monotonic()
-    entry = {**about, **_circumstances(), "data_checksums": checksums(dataset)}
+    entry = {**about, "made_by": circumstances(), "data_checksums": checksums(dataset)}
+    entry["data_rows"] = {split: len(getattr(dataset, split)) for split in SPLITS}
+    entry["data_labels"] = dataset.num_classes
     try:
         entry |= {"status": DONE, **make()}
     except (Interrupted, KeyboardInterrupt):
@@ -199,7 +201,8 @@ def check_data(name: str, dataset: data_lib.Dataset, records: Iterable[dict[str,
             )
 
 
-def _circumstances() -> dict[str, Any]:
+def circumstances() -> dict[str, str]:
+    """Versions and devices."""
     device = jax.devices()[0].device_kind
     versions = f"sdjax {__version__}, jax {jax.__version__}, Python {platform.python_version()}"
-    return {"versions": versions, "devices": f"{jax.device_count()} {device}"}
+    return {"Versions": versions, "Devices": f"{jax.device_count()} {device}"}

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 from rich.console import Console
 
+from sdjax.checks import one_of
 from sdjax.config import Config
 from sdjax.errors import InputError
 from sdjax.study import runs, table, tuning
@@ -50,9 +51,12 @@ def run(
     budget: float | None = None,
     keep_checkpoints: bool = False,
     retry_failed: bool = False,
+    title: str = "Study",
+    reference: str = "",
+    told: str = "",
     console: Console | None = None,
 ) -> pd.DataFrame:
-    """Makes the runs of `plan` that `workdir` does not hold yet, and `runs.parquet` of all of them.
+    """Makes the runs of `plan` that `workdir` does not hold yet; their table and their report.
 
     Each run is written to `workdir/runs/DATA/METHOD/SEED/run.json` when it has ended; one whose
     folder is removed is made again, others are not. A run that fails is a row with its error.
@@ -64,6 +68,9 @@ def run(
         of it at most is for tuning. None makes all runs.
       keep_checkpoints: of runs that write any.
       retry_failed: make those runs again that failed.
+      title: of the report.
+      reference: method that the others are tested against; see `page.write_report`.
+      told: the command of the study, for the report.
       console: for what is said; standard error by default.
 
     Returns:
@@ -74,6 +81,7 @@ def run(
       Interrupted: after SIGTERM or Ctrl-C.
     """
     plan.check()
+    _check_reference(plan, reference)
     workdir.mkdir(parents=True, exist_ok=True)
     with _locked(workdir):
         study = _Study(plan, workdir, budget, keep_checkpoints, console)
@@ -82,7 +90,15 @@ def run(
             study.make_runs(retry_failed)
         finally:
             frame = study.write_table()
+        if runs.DONE in set(frame["status"]):
+            study.write_report(frame, title, reference, told)
     return frame
+
+
+def _check_reference(plan: Plan, reference: str) -> None:
+    known = dict.fromkeys(method.name for data in plan.data for method in plan.methods(data))
+    if reference:
+        one_of("reference", reference, known)
 
 
 @contextlib.contextmanager
@@ -251,6 +267,7 @@ class _Study:
             "seed": job.seed,
             "axes": self.plan.axis_values(job.data, method),
             "tuned": list(job.tuned),
+            "run": job.folder.relative_to(self.workdir).as_posix(),
         }
         dataset = self.data.dataset(data.config)
         with self._told(progress, job.config):
@@ -293,6 +310,28 @@ class _Study:
         if len(frame):
             table.write(frame, self.workdir)
         return frame
+
+    def write_report(self, frame: pd.DataFrame, title: str, reference: str, told: str) -> Path:
+        """`report/`, and the path of its page."""
+        # Plotting is imported where it is used.
+        from sdjax.study import page
+
+        tuners = self._tuned() if self.plan.trials else []
+        trials = [
+            {"data": data, "method": method.name, "number": each["number"], "value": each["value"]}
+            | {"overrides": " ".join(each["overrides"])}
+            for data, method in tuners
+            for each in self.tuner(data, method).trials[: self._settled()]
+        ]
+        return page.write_report(
+            self.workdir,
+            frame,
+            title=title,
+            axes=list(self.plan.grid),
+            reference=reference,
+            facts={"Command": told, **runs.circumstances()} if told else runs.circumstances(),
+            trials=pd.DataFrame(trials) if trials else None,
+        )
 
 
 def _keys(jobs: Iterable[Job]) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from sdjax.config import Config, flat, from_dict
 FILE = "runs.parquet"
 SPLITS = ("test", "test_tuned", "validation")
 _NO_VARIABLES = ("data.", "report.", "seed", "candidates")
-_TEXTS = ("data", "method", "baseline", "status", "error", "tuned", "command")
 
 
 def make(entries: list[dict[str, Any]]) -> pd.DataFrame:
     """The table of the runs with these records.
 
     Columns: "data", "method", "baseline" (its name, or ""), "seed", "status" ("done" or "failed"),
-    "error", "seconds", "parameters", "command", "tuned"; the fields of the config in which runs
+    "error", "seconds", "parameters", "tuned", "command" (arguments of `python -m sdjax.train`),
+    "run" (its folder), "rows.train", "labels" and the like; the fields of the config in which runs
     differ, by their names; and the figures: "test.mAP", "test_tuned.micro_f1", "test.tail.mAP",
     "retrieval.h.ndcg_at_50", "validation.mAP", ...
 
@@ -39,7 +40,10 @@ def make(entries: list[dict[str, Any]]) -> pd.DataFrame:
             "seconds": each["seconds"],
             "parameters": each.get("parameters"),
             "tuned": " ".join(each.get("tuned", ())),
-            "command": " ".join(each.get("command", ())),
+            "command": shlex.join(each.get("command", ())),
+            "run": each.get("run", ""),
+            **{f"rows.{split}": number for split, number in each.get("data_rows", {}).items()},
+            "labels": each.get("data_labels"),
             **{name: config.get(name) for name in varied},
             **dict(figures(each.get("results", {}))),
         }

@@ -16,14 +16,14 @@ from markdown_it import MarkdownIt
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #202020; background: #fff;
-  max-width: 1160px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
+  max-width: 1200px; margin: 2rem auto; padding: 0 1rem; overflow-wrap: break-word; }
 h1, h2, h3 { line-height: 1.25; margin: 2em 0 .6em; }
 h1 { margin-top: 0; }
 h2 { border-bottom: 1px solid #ddd; padding-bottom: .2em; }
 img { max-width: 100%; height: auto; }
 .table { overflow-x: auto; margin: 1em 0; }
 table { border-collapse: collapse; font-size: .9em; font-variant-numeric: tabular-nums; }
-th, td { padding: .25em .7em; border-bottom: 1px solid #e6e6e6; vertical-align: top; }
+th, td { padding: .25em .5em; border-bottom: 1px solid #e6e6e6; vertical-align: top; }
 th { border-bottom: 2px solid #999; white-space: nowrap; text-align: left; }
 th button { font: inherit; font-weight: 600; color: inherit; background: none; border: 0;
   padding: 0; cursor: pointer; }

@@ -35,7 +35,7 @@ _ABOUT = (
     "tuned on validation; mAP is the mean over labels of average precision; neighbours are those "
     "of test rows among the rows of train, by the cosine of the encoder's embeddings h: nDCG has "
     "the Jaccard gain of the label sets, exact is the share of neighbours with just the same "
-    "labels, and kNN mAP that of their votes."
+    "labels, and kNN mAP that of their votes. Seconds are the median of a run's."
 )
 _SEEDS = (
     "Over seeds the data are the same: intervals (95 %, BCa bootstrap) and tests tell how much is "
@@ -235,7 +235,7 @@ def _data_set(report: _Report, data: str) -> None:
         [*_means(report, data, m, report.metrics), str(counts[m]), f"{seconds[m]:.1f}"]
         for m in methods
     ]
-    report.add(table(["method", *report.metrics, "runs", "seconds a run"], rows))
+    report.add(table(["method", *report.metrics, "runs", "seconds"], rows))
     name = re.sub(r"\W+", "_", data)
     caption = (
         "Large dots are means, lines their 95 % intervals, pale dots runs. Gray: models of "
@@ -318,9 +318,8 @@ def _factors(report: _Report) -> None:
     if "any" not in set(own["loss.name"]) or own["loss.name"].nunique() < 3:
         return
     rows = []
-    means = {
-        t: statistics.values(own, m).groupby(level="data").mean() for t, m in report.drawn.items()
-    }
+    tables = [statistics.values(own, metric) for metric in report.drawn.values()]
+    means = [each.groupby(level="data").mean() if len(each) else each for each in tables]
     for settings, members in _settings(own).items():
         for factor in FACTORS[1:]:
             if {"any", factor} <= members.keys():

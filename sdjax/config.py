@@ -452,7 +452,7 @@ def candidates(config: Config, kind: str) -> dict[str, Config]:
         overrides = (rest if colon else candidate).split()
         changed = base
         for override in overrides:
-            changed = _overridden(changed, override)
+            changed = overridden(changed, override)
         if not meant_for or meant_for == kind:
             made[" ".join(overrides)] = changed
     return made or {"": base}
@@ -487,14 +487,19 @@ def without_overrides(config: Config, names: Iterable[str]) -> Config:
     return dataclasses.replace(config, candidates=tuple(dict.fromkeys(kept)))
 
 
-def _overridden(config: Config, override: str) -> Config:
-    """`config` with one FIELD=VALUE, such as "supervise.epochs=30"."""
+def overridden(config: Config, override: str, kind: str = "candidate") -> Config:
+    """`config` with one FIELD=VALUE, such as "supervise.epochs=30".
+
+    Raises:
+      InputError: naming the `kind` of thing that says so, if there is no such field, or VALUE is
+        not of its type.
+    """
     name, equals, text = override.partition("=")
     if not equals:
-        raise InputError(f"A candidate must be FIELD=VALUE ..., got {override!r}.")
-    value, _ = _fields(config)[one_of("field of a candidate", name, _fields(config))]
+        raise InputError(f"A {kind} must be FIELD=VALUE ..., got {override!r}.")
+    value, _ = _fields(config)[one_of(f"field of a {kind}", name, _fields(config))]
     if isinstance(value, tuple):
-        raise InputError(f"A candidate cannot set {name}.")
+        raise InputError(f"A {kind} cannot set {name}.")
     try:
         if isinstance(value, bool):
             new: Any = {"True": True, "False": False}[text]
@@ -502,7 +507,7 @@ def _overridden(config: Config, override: str) -> Config:
             new = type(value)(text)
     except (KeyError, ValueError):
         raise InputError(
-            f"A candidate's {name} must be of type {type(value).__name__}, got {text!r}."
+            f"A {kind}'s {name} must be of type {type(value).__name__}, got {text!r}."
         ) from None
     return _with(config, name.split("."), new)
 
@@ -580,6 +585,12 @@ def _parts(prefix: str) -> list[str]:
         return [prefix]
     stem, first, last = found[1], int(found[2]), int(found[3])
     return [f"{stem}{layer}" for layer in range(first, last + 1)] or [prefix]
+
+
+def choices(config: Any) -> dict[str, tuple[str, ...]]:
+    """What the fields may be that hold one of some names, by field."""
+    fields = _fields(config).items()
+    return {name: each.metadata["known"] for name, (_, each) in fields if "known" in each.metadata}
 
 
 def flat(config: Any) -> dict[str, Any]:

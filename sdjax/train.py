@@ -5,7 +5,6 @@ same command resumes. On a TPU pod, GKE or Slurm run it once on every machine; e
 --coordinator, --num_processes and --process_id (docs/scaling.md).
 """
 
-import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +16,7 @@ from rich.console import Console
 from sdjax import __version__
 from sdjax._src import stop
 from sdjax.config import Config, candidates, overrides, without_overrides
-from sdjax.configs import run_with_config
+from sdjax.configs import run_with_config, typed_command
 
 if TYPE_CHECKING:
     from sdjax.training import Setup
@@ -65,17 +64,11 @@ def main(argv: list[str]) -> None:
             print(_summary(setup, workdir), file=sys.stderr, flush=True)
         setup = training.select(setup, workdir)
         state = training.train(setup, workdir, profile=_PROFILE.value)
-        results = training.score(setup, state, workdir, command=_command())
+        results = training.score(setup, state, workdir, command=typed_command())
         if results is not None:
             training.print_results(results, Console())
             print(f"Results  {workdir / 'results.json'}")
             print(f"Report   {workdir / 'report' / 'report.md'}")
-
-
-def _command() -> str:
-    """The command as it was typed, but for the path of Python."""
-    interpreter, *arguments = sys.orig_argv
-    return shlex.join([Path(interpreter).name, *arguments])
 
 
 def _summary(setup: "Setup", workdir: Path) -> str:

@@ -11,7 +11,7 @@ FLOORS = (
     ("_src", "losses", "relations", "labels", "sharded", "checks", "errors", ""),
     ("data", "models", "metrics", "retrieval", "config", "configs", "usage", "hub", "label_sets"),
     ("training", "report"),
-    ("forecast",),
+    ("forecast", "study"),
     ("train", "aot", "predict", "embed", "estimator"),
 )
 

@@ -2,6 +2,7 @@
 
 import inspect
 import runpy
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +34,12 @@ def run_with_config(main: Callable[[list[str]], None]) -> None:
         sys.exit(0)
     config_flags.DEFINE_config_file("config", str(FOLDER / "yeast.py"))
     app.run(main)
+
+
+def typed_command() -> str:
+    """The command as it was typed, but for the path of Python."""
+    interpreter, *arguments = sys.orig_argv
+    return shlex.join([Path(interpreter).name, *arguments])
 
 
 def _help(main: Callable[[list[str]], None]) -> str:

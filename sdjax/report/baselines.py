@@ -1,9 +1,10 @@
-"""Two classical models on the rows of a run, beside which its own figures are to be read.
+"""Classical models on the rows of a run, beside which its own figures are to be read.
 
-They are scikit-learn's, untuned: a forest of 500 extra trees, and a logistic regression for each
-label with C = 0.1.
+They are scikit-learn's, untuned: a forest of 500 extra trees, a logistic regression for each label
+with C = 0.1, and, in studies, the share of the 10 nearest rows by the cosine that have a label.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.exceptions import ConvergenceWarning
+from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
-from sdjax import label_sets, metrics
+from sdjax import checks, label_sets, metrics
 from sdjax.label_sets import LabelSets
 
 TREES = 500
 TREES_AT_ONCE = 20
 INVERSE_REGULARISATION = 0.1
+NEIGHBORS = 10
+# Those that a run has beside it, by their names in `results.json`.
 NAMES = {"extra_trees": "extra trees", "logistic_regression": "logistic regression"}
+ALL_NAMES = {**NAMES, "nearest_neighbors": "k nearest neighbours"}
+DRAWN = ("extra_trees",)  # what depends on a seed
 LEFT_OUT = "left_out"  # in place of metrics: why there are none
 # Of all rows together, fitted and tested: 256 MB of inputs, and 128 MB of scores.
 MOST_INPUTS = 1 << 26
@@ -60,15 +66,11 @@ def compare(
       For each of `NAMES`, what `metrics.evaluate` gives, or {"left_out": a sentence}.
     """
     deadline = time.monotonic() + seconds
-    models: dict[str, Callable[..., Parts]] = {
-        "extra_trees": _extra_trees,
-        "logistic_regression": _logistic_regressions,
-    }
     results = {}
-    for name, model in models.items():
+    for name in NAMES:
         found = (known or {}).get(name)
         if not found or LEFT_OUT in found:
-            found = _tested(name, model, x, labels, x_test, deadline - time.monotonic())
+            found = scores(name, x, labels, x_test, seconds=deadline - time.monotonic())
             if not isinstance(found, str):
                 found = metrics.evaluate(test_labels, found, train_counts=train_counts)
         results[name] = {LEFT_OUT: found} if isinstance(found, str) else dict(found)
@@ -116,42 +118,55 @@ def too_large(rows: int, features: int, labels: int) -> str:
     return f"{rows:,} rows of {features:,} features and {labels:,} labels are too much to fit here."
 
 
-def _tested(
+def scores(
     name: str,
-    model: Callable[..., Parts],
     x: Floats,
     labels: LabelSets,
     x_test: Floats,
-    seconds: float,
+    *,
+    seconds: float = math.inf,
+    seed: int = 0,
 ) -> Floats | str:
-    """Scores [M, C] of the test rows, or a sentence where they would take too long.
+    """Scores of the test rows by one of `ALL_NAMES`.
 
     Labels that all or no rows have are not fitted: their scores are 1 or 0.
+
+    Args:
+      name: of the model.
+      x: inputs to fit on, float32 [N, F].
+      labels: of these rows, multi-hot [N, C] or `LabelIndices`.
+      x_test: inputs to test on, float32 [M, F].
+      seconds: that it may take.
+      seed: of the models in `DRAWN`.
+
+    Returns:
+      Scores in [0, 1], float32 [M, C], or a sentence where they would take too long.
     """
+    model = _MODELS[checks.one_of("baseline", name, _MODELS)]
     counts, rows = label_sets.counts(labels), len(x)
     fitted = np.flatnonzero((counts > 0) & (counts < rows))
-    scores = np.zeros((len(x_test), len(counts)), np.float32)
-    scores[:, counts == rows] = 1
+    result = np.zeros((len(x_test), len(counts)), np.float32)
+    result[:, counts == rows] = 1
     if not len(fitted):
-        return scores
+        return result
     multi_hot = label_sets.rows(labels, 0, rows)[:, fitted].astype(np.uint8)
     start = time.monotonic()
-    for done, part in model(x, multi_hot, x_test):
+    for done, part in model(x, multi_hot, x_test, seed):
         spent = time.monotonic() - start
         if done == 1:
-            scores[:, fitted] = np.clip(part, 0, 1)
+            result[:, fitted] = np.clip(part, 0, 1)
         elif spent > _TRIAL * seconds and spent / done > seconds:
             return (
-                f"{NAMES[name].capitalize()} would take about {_about(spent / done)} here, more "
-                "than report.baseline_seconds leaves."
+                f"{ALL_NAMES[name].capitalize()} would take about {_about(spent / done)} here, "
+                "more than report.baseline_seconds leaves."
             )
-    return scores
+    return result
 
 
-def _extra_trees(x: Floats, labels: NDArray[np.uint8], x_test: Floats) -> Parts:
+def _extra_trees(x: Floats, labels: NDArray[np.uint8], x_test: Floats, seed: int) -> Parts:
     """The mean of the trees' probabilities; a few trees are grown at a time, and then let go."""
     # Trees draw from one stream: all of them together are one forest.
-    stream = np.random.RandomState(0)
+    stream = np.random.RandomState(seed)
     at_once = min(TREES_AT_ONCE, max(1, _NODE_BYTES // (32 * labels.size)))
     total = np.zeros((len(x_test), labels.shape[1]))
     grown = 0
@@ -167,7 +182,7 @@ def _extra_trees(x: Floats, labels: NDArray[np.uint8], x_test: Floats) -> Parts:
         yield grown / TREES, total / grown
 
 
-def _logistic_regressions(x: Floats, labels: NDArray[np.uint8], x_test: Floats) -> Parts:
+def _logistic_regressions(x: Floats, labels: NDArray[np.uint8], x_test: Floats, _: int) -> Parts:
     """The probabilities of one model a label."""
     scores = np.zeros((len(x_test), labels.shape[1]))
     for place, column in enumerate(labels.T):
@@ -178,6 +193,25 @@ def _logistic_regressions(x: Floats, labels: NDArray[np.uint8], x_test: Floats) 
             model.fit(x, column)
         scores[:, place] = model.predict_proba(x_test)[:, 1]
         yield (place + 1) / labels.shape[1], scores
+
+
+def _nearest_neighbors(x: Floats, labels: NDArray[np.uint8], x_test: Floats, _: int) -> Parts:
+    """The share of the nearest rows that have a label."""
+    model = KNeighborsClassifier(min(NEIGHBORS, len(x)), metric="cosine", algorithm="brute")
+    with warnings.catch_warnings():
+        # One label is given as one column, as several are.
+        warnings.simplefilter("ignore", DataConversionWarning)
+        model.fit(x, labels)
+    found: Any = model.predict_proba(x_test)
+    each = found if isinstance(found, list) else [found]
+    yield 1, np.stack([probability[:, 1] for probability in each], axis=1)
+
+
+_MODELS: dict[str, Callable[..., Parts]] = {
+    "extra_trees": _extra_trees,
+    "logistic_regression": _logistic_regressions,
+    "nearest_neighbors": _nearest_neighbors,
+}
 
 
 def _about(seconds: float) -> str:

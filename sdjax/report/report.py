@@ -1,4 +1,4 @@
-"""The report of one run: report.md and its figures, from plain arrays and records."""
+"""The report of one run: report.md, its figures and report.html, from plain arrays and records."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +20,7 @@ from sdjax.report import (
     curves,
     embedding,
     figures,
+    html,
     label_scatter,
     markdown,
     neighbors,
@@ -107,7 +108,9 @@ class _Checked:
 
 
 def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
-    """Writes report/report.md and its figures under `workdir`, in place of an earlier report.
+    """Writes report/report.md, its figures, and all in one page, report.html, under `workdir`.
+
+    They take the place of an earlier report.
 
     Args:
       workdir: the run's directory; made if need be.
@@ -143,6 +146,7 @@ def write_report(workdir: str | Path, inputs: ReportInputs) -> Path:
     _per_label_frame(inputs, data).to_csv(directory / PER_LABEL, index=False)
     path = directory / "report.md"
     path.write_text(_text(inputs, data, table, shown), encoding="utf-8")
+    html.write_page(path)
     return path
 
 

@@ -41,7 +41,7 @@ class Outputs(NamedTuple):
     projections: np.ndarray | None = None
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def make_forward(
     graph: nnx.GraphDef, mesh: Mesh | None = None, *, projects: bool = False
 ) -> Forward:
@@ -93,7 +93,7 @@ def _in_order(source: Source, parts: Iterable[np.ndarray]) -> np.ndarray:
     return result
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def make_losses(
     config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh
 ) -> Callable[[Weights, Any, Batch], dict[str, Array]]:

@@ -249,7 +249,12 @@ def outputs(
 
 
 def score(
-    setup: Setup, state: TrainState, workdir: Path | None = None, *, command: str = ""
+    setup: Setup,
+    state: TrainState,
+    workdir: Path | None = None,
+    *,
+    command: str = "",
+    retrieves: bool = False,
 ) -> dict[str, Any] | None:
     """The test figures of a trained state; with `workdir`, writes `results.json` and the report.
 
@@ -260,6 +265,7 @@ def score(
       state: of `train`.
       workdir: of the run; None writes nothing.
       command: that made the run, for the report.
+      retrieves: figures of neighbours without a workdir too.
 
     Raises:
       InputError: if there are no rows of test, or none of validation to tune thresholds by.
@@ -268,13 +274,14 @@ def score(
         if not len(getattr(setup.dataset, split)):
             raise InputError(f"A score needs rows of {split}, and the data set has none.")
     contrasts = any(phase.contrastive for phase in setup.phases)
-    projects = contrasts and workdir is not None
+    retrieves |= workdir is not None
+    projects = contrasts and retrieves
     tested = outputs(setup, state, setup.dataset.test, projects=projects)
     if not setup.refit:
         validation = outputs(setup, state, setup.dataset.validation).scores
     gallery = None
     rows = max(len(setup.dataset.train), len(setup.dataset.test))
-    if workdir is not None and rows <= setup.config.report.retrieval_rows:
+    if retrieves and rows <= setup.config.report.retrieval_rows:
         gallery = outputs(setup, state, setup.dataset.train, projects=projects)
     results = None
     with failing_together():
@@ -283,12 +290,12 @@ def score(
             if setup.refit:
                 validation = np.load(setup.refit)
             results = test_results(setup.dataset, validation, tested.scores, per_label)
+            data = setup.dataset
+            if gallery is not None:
+                results["retrieval"] = retrieval_results(data, tested, gallery)
             if workdir is not None:
                 if (chosen := workdir_lib.read_selection(workdir)) is not None:
                     results["selection"] = chosen
-                data = setup.dataset
-                if gallery is not None:
-                    results["retrieval"] = retrieval_results(data, tested, gallery)
                 fitted = (data.train,) if setup.refit else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)
                 write_report(workdir, setup, state, tested, results, command, gallery)

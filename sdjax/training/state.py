@@ -201,7 +201,7 @@ def initializer(
     return _initializer(config, registry.ENCODERS[config.model.encoder], spec, phase, mesh)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def _initializer(
     config: Config, encoder: registry.Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
 ) -> Callable[..., TrainState]:
@@ -211,7 +211,7 @@ def _initializer(
     return functools.partial(place, make, mesh)
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def beginner(
     config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh
 ) -> Callable[[TrainState], TrainState]:

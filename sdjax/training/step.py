@@ -19,7 +19,7 @@ Array = jax.Array
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 
-@functools.lru_cache(maxsize=32)
+@functools.lru_cache(maxsize=128)
 def make_train_step(config: Config, phase: Phase, graph: nnx.GraphDef, mesh: Mesh) -> TrainStep:
     """The jitted step of a phase; it takes over (donates) the state that it is given.
 

@@ -53,12 +53,8 @@ def test_metrics_are_those_of_one_forest_and_of_a_regression_a_label():
 def test_labels_that_all_or_no_rows_have_are_not_fitted(fitted):
     x, labels, x_test, test_labels = make_rows(labels=4)
     labels[:, fitted:2], labels[:, 2], labels[:, 3] = 0, 0, 1
-    for scores in (
-        baselines._tested("extra_trees", baselines._extra_trees, x, labels, x_test, 60),
-        baselines._tested(
-            "logistic_regression", baselines._logistic_regressions, x, labels, x_test, 60
-        ),
-    ):
+    for name in baselines.ALL_NAMES:
+        scores = baselines.scores(name, x, labels, x_test)
         assert scores.shape == test_labels.shape
         assert (scores[:, 2] == 0).all()
         assert (scores[:, 3] == 1).all()
@@ -78,14 +74,14 @@ def test_label_indices_are_label_sets():
 def test_what_would_take_too_long_is_left_out_after_a_part(monkeypatch):
     parts, now = [], [0.0]
 
-    def slow(x, labels, x_test):
+    def slow(x, labels, x_test, seed):
         for part in range(1, 11):
             now[0] += 3
             parts.append(part)
             yield part / 10, np.zeros((len(x_test), labels.shape[1]))
 
     monkeypatch.setattr(baselines, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(baselines, "_extra_trees", slow)
+    monkeypatch.setitem(baselines._MODELS, "extra_trees", slow)
     x, labels, x_test, test_labels = make_rows()
     found = baselines.compare(x, labels, x_test, test_labels, seconds=20)
     assert parts == [1]

@@ -1,0 +1,1 @@
+"""Studies: many runs in one process, over data sets, methods and seeds; their table and report."""

@@ -93,7 +93,9 @@ class DataConfig:
     folds: int = number(0, least=0)  # where test is "": in place of the fraction, so many folds,
     fold: int = number(0, least=0)  # of which this one is test
     split_seed: int = number(0, least=0)  # draws those rows; seeds of a study share them
-    data_dir: str = ""  # where TFDS keeps prepared data; "" is TFDS's own default
+    # Where TFDS keeps prepared data, "" being its own default; and where the tokens of texts are
+    # kept, by content and tokenizer, for the next run: "" keeps none.
+    data_dir: str = ""
     labels: str = ""  # files: label columns (comma-separated names or patterns), or a Mulan XML
     label_separator: str = ""  # files: what splits the one label column, as ";" does "a;b"
     # files: a text file that names all labels, one a line, where some do not occur in train.

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,7 +109,7 @@ def load(config: DataConfig) -> Dataset:
             {split: splits[split] for split in given} | {"train": given["train"]}
         )
     overlap.warn_of_duplicates(name, splits)
-    return _made(name, splits, preprocess)
+    return _made(name, splits, preprocess, config.data_dir)
 
 
 def of_examples(name: str, splits: Mapping[str, Examples], config: DataConfig) -> Dataset:
@@ -139,10 +140,13 @@ def kind_of(examples: Examples) -> str:
 
 
 def _made(
-    name: str, splits: Mapping[str, Examples], preprocess: Preprocess | TextPreprocess
+    name: str,
+    splits: Mapping[str, Examples],
+    preprocess: Preprocess | TextPreprocess,
+    data_dir: str = "",
 ) -> Dataset:
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
-    sources = [_source(examples, preprocess) for examples in (train, validation, test)]
+    sources = [_source(examples, preprocess, data_dir) for examples in (train, validation, test)]
     logging.info(
         "Data %s: %d train, %d validation, %d test examples; inputs %s, %d labels.",
         *(name, *map(len, sources), sources[0].input_spec, len(train.label_names)),
@@ -170,11 +174,13 @@ def _fitted(config: DataConfig, train: Examples) -> Preprocess | TextPreprocess:
     return TextPreprocess(config.text, tokenizer, length, train.label_names)
 
 
-def _source(examples: Examples, preprocess: Preprocess | TextPreprocess) -> Source:
+def _source(
+    examples: Examples, preprocess: Preprocess | TextPreprocess, data_dir: str = ""
+) -> Source:
     if isinstance(preprocess, Preprocess):
         return make_source(examples, preprocess)
     assert examples.labels is not None
-    tokens = preprocess(examples.inputs[:])
+    tokens = preprocess(examples.inputs[:], Path(data_dir) if data_dir else None)
     return TextSource(tokens, examples.labels, examples.inputs, examples.names)
 
 

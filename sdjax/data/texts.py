@@ -3,18 +3,19 @@
 import dataclasses
 import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from sdjax import label_sets
-from sdjax.data import hashing
+from sdjax.data import hashing, token_cache
 from sdjax.data.examples import check_labels
 from sdjax.data.readers.options import ReadOptions
 from sdjax.data.rows import RowArray, take_rows
 from sdjax.data.sources import Source
-from sdjax.data.tokens import TokenBatch, Tokenizer, Tokens
+from sdjax.data.tokens import TokenBatch, Tokenizer, Tokens, check_texts
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 
@@ -40,8 +41,16 @@ class TextPreprocess:
 
     kind = "text"
 
-    def __call__(self, texts: "Sequence[str] | np.ndarray | pd.DataFrame") -> Tokens:
+    def __call__(
+        self,
+        texts: "Sequence[str] | np.ndarray | pd.DataFrame",
+        data_dir: Path | None = None,
+    ) -> Tokens:
         """The tokens of N texts, or of the column `column` of a frame.
+
+        Args:
+          texts: N strings, or a frame.
+          data_dir: where tokens are kept, or None.
 
         Raises:
           InputError: if they are no sequence of strings.
@@ -51,7 +60,11 @@ class TextPreprocess:
             from sdjax.data.readers import tables
 
             rows = tables.from_frame("inputs", rows, self.read_options()).inputs
-        return self._tokenizer(rows, self.max_length)
+        if data_dir is None:
+            return self._tokenizer(rows, self.max_length)
+        check_texts(rows)
+        make = functools.partial(self._tokenizer, rows, self.max_length)
+        return token_cache.cached(data_dir, self.tokenizer, self.max_length, rows, make)
 
     @functools.cached_property
     def _tokenizer(self) -> Tokenizer:

@@ -142,7 +142,7 @@ def test_other_data_has_no_text_column(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), labels=np.eye(4))
     with pytest.raises(InputError, match=r"data.text is a column of .csv, .tsv, .parquet, .jsonl"):
         load(str(tmp_path / "a.npz"))
-    with pytest.raises(InputError, match="data.text is a column of files; data.name is 'yeast'"):
+    with pytest.raises(InputError, match="data.text is for files; data.name is 'yeast'"):
         data.load(DataConfig(text="text"))
 
 
@@ -302,3 +302,43 @@ def test_evaluation_visits_all_texts_by_width():
     assert widths == sorted(widths) and widths[0] < widths[-1]
     plain = data.ArraySource(np.zeros((5, 2)), np.eye(5))
     assert data.evaluation_order(plain).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_texts_are_tokenised_once(tmp_path, monkeypatch, caplog):
+    path, kept = write(tmp_path / "a.csv", frame()), str(tmp_path / "kept")
+    options = {"labels": "tags", "label_separator": ";", "ignore": "other", "data_dir": kept}
+    options |= {"test_fraction": 0.25, "validation_fraction": 0.25}
+    expected = load(path, **{**options, "data_dir": ""})
+    assert not (tmp_path / "kept").exists()
+    calls = []
+    monkeypatch.setattr(
+        Tokenizer,
+        "__call__",
+        lambda *args, call=Tokenizer.__call__: calls.append(1) or call(*args),
+    )
+
+    def same(found):
+        for split in ("train", "validation", "test"):
+            ours, theirs = getattr(found, split), getattr(expected, split)
+            assert rows_of(ours) == rows_of(theirs)
+            assert ours.fingerprint == theirs.fingerprint
+        return True
+
+    assert same(load(path, **options)) and len(calls) == 3
+    assert same(load(path, **options)) and len(calls) == 3
+    # Another length, and what is damaged, is made anew; the rest stays.
+    load(path, **options, max_length=4)
+    assert len(calls) == 6
+    for each in (tmp_path / "kept").glob("*/ids.npy"):
+        each.write_bytes(each.read_bytes()[:-4])
+    assert same(load(path, **options)) and len(calls) == 9
+    assert "is made anew" in caplog.text
+    assert same(load(path, **options)) and len(calls) == 9
+
+
+def test_a_run_goes_on_where_tokens_cannot_be_kept(tmp_path, caplog):
+    path, blocked = write(tmp_path / "a.csv", frame()), tmp_path / "blocked"
+    blocked.write_text("a file")
+    found = load(path, labels="tags", label_separator=";", ignore="other", data_dir=str(blocked))
+    assert len(found.train)
+    assert "Tokens are not kept" in caplog.text

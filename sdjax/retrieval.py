@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import sparse
+from scipy import sparse, special
 
 from sdjax import label_sets, metrics
 from sdjax import labels as labels_lib
@@ -28,6 +28,7 @@ from sdjax.labels import LabelIndices
 BLOCK_SIZE = 1 << 24  # pairs at a time: 64 MB of float32, some of them at once
 UNIFORMITY_ROWS = 4096  # evenly spaced, beyond which pairs are no longer counted in full
 RELATIONS = (1, 2, 3, 4, 5)
+PENALTIES = tuple(10.0**power for power in range(-1, 6))  # of a linear probe
 
 Floats = NDArray[np.floating]
 Places = NDArray[np.integer]
@@ -121,6 +122,45 @@ def evaluate(
     for start, similarity in _similarities(z, g, own):
         measures.add(start, similarity, own)
     return {**measures.means(), "uniformity": _uniformity(z)}
+
+
+def linear_probe(
+    queries: ArrayLike,
+    query_labels: ArrayLike | LabelIndices,
+    gallery: ArrayLike,
+    gallery_labels: ArrayLike | LabelIndices,
+) -> float | None:
+    """mAP on the queries of a linear classifier that is fitted on the gallery.
+
+    It is ridge regression on the labels as 0 and 1, of standardised embeddings; the strength of its
+    penalty is chosen by leave-one-out errors on the gallery.
+
+    Args:
+      queries: [Q, D].
+      query_labels: multi-hot [Q, C], or `LabelIndices` over C labels.
+      gallery: [G, D], at least two rows.
+      gallery_labels: likewise [G, C].
+
+    Returns:
+      The mAP, or None where no query has a label that others lack.
+
+    Raises:
+      InputError: if a shape or a value is not as above.
+    """
+    z, g, own = _check_embeddings(queries, gallery)
+    labels = _check_labels("query_labels", query_labels, len(z))
+    others = _check_labels("gallery_labels", gallery_labels, len(g))
+    if own or len(g) < 2:
+        raise InputError("gallery must be two rows or more, other than the queries.")
+    from sklearn.linear_model import RidgeCV  # takes a second
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    model = make_pipeline(StandardScaler(), RidgeCV(alphas=PENALTIES))
+    model.fit(np.asarray(gallery, np.float64), _dense(_matrix(others)))
+    scores = model.predict(np.asarray(queries, np.float64)).reshape(len(z), -1)
+    # mAP only needs an order; the metrics want probabilities.
+    return metrics.evaluate(labels, special.expit(scores), only=("mAP",))["mAP"]
 
 
 class _Measures:

@@ -164,3 +164,32 @@ def test_errors(change, message):
     given = dict(zip(names, make(0)))
     with pytest.raises(ValueError, match=message):
         retrieval.evaluate(**{**given, "k": 5, "few": 5, **change})
+
+
+def test_a_linear_probe_is_ridge_regression():
+    queries, labels, gallery, others = make(3)
+    mean, scale = gallery.mean(axis=0), gallery.std(axis=0)
+    x, new = ((each - mean) / scale for each in (gallery, queries))
+    y = others.astype(float)
+
+    def fitted(rows, penalty):
+        mean_x, mean_y = x[rows].mean(axis=0), y[rows].mean(axis=0)
+        a, b = x[rows] - mean_x, y[rows] - mean_y
+        weights = np.linalg.solve(a.T @ a + penalty * np.eye(a.shape[1]), a.T @ b)
+        return lambda inputs: (inputs - mean_x) @ weights + mean_y
+
+    def left_out(penalty):
+        rows = np.arange(len(x))
+        return sum(
+            np.sum((fitted(rows != row, penalty)(x[row : row + 1]) - y[row]) ** 2) for row in rows
+        )
+
+    best = min(retrieval.PENALTIES, key=left_out)
+    scores = fitted(np.full(len(x), True), best)(new)
+    expected = label_metrics(labels, 1 / (1 + np.exp(-scores)), only=("mAP",))["mAP"]
+    found = retrieval.linear_probe(queries, labels, gallery, others)
+    assert found == pytest.approx(expected, rel=1e-9)
+    lists = [LabelIndices.from_multi_hot(each) for each in (labels, others)]
+    assert retrieval.linear_probe(queries, lists[0], gallery, lists[1]) == found
+    with pytest.raises(ValueError, match="gallery must be two rows or more"):
+        retrieval.linear_probe(queries, labels, gallery[:1], others[:1])

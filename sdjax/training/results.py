@@ -28,6 +28,7 @@ from sdjax.training.state import TrainState
 if TYPE_CHECKING:
     from sdjax.report import neighbors
 
+PROBED = 20_000_000  # rows times labels, up to which a linear probe is fitted
 RETRIEVED = (50, 10)  # neighbours in a ranking, and those that vote
 NEAREST = 5  # neighbours that the report shows
 HEADLINES = ("mAP", "micro_f1", "macro_f1", "example_f1", "micro_auc", "macro_auc", "p_at_1")
@@ -66,11 +67,13 @@ def retrieval_results(dataset: Dataset, tested: Outputs, gallery: Outputs) -> di
     vectors = {"h": (tested.embeddings, gallery.embeddings)}
     if tested.projections is not None and gallery.projections is not None:
         vectors["z"] = (tested.projections, gallery.projections)
-    labels = dataset.test.labels, dataset.train.labels
-    return {
-        name: retrieval.evaluate(queries, labels[0], rows, labels[1], k=k, few=few)
-        for name, (queries, rows) in vectors.items()
-    }
+    labels, others = dataset.test.labels, dataset.train.labels
+    results = {}
+    for name, (queries, rows) in vectors.items():
+        results[name] = retrieval.evaluate(queries, labels, rows, others, k=k, few=few)
+        if len(rows) > 1 and len(rows) * label_sets.num_classes(others) <= PROBED:
+            results[name]["linear_mAP"] = retrieval.linear_probe(queries, labels, rows, others)
+    return results
 
 
 def nearest_rows(

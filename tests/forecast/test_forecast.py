@@ -1,11 +1,9 @@
 """Forecasts of whole training steps; those for TPUs and GPUs where their compilers are there."""
 
 import functools
-import importlib.util
 import os
 import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from compilation import compile_quickly
+from compilers import needs_cuda, needs_libtpu
 
 from sdjax import LabelIndices, aot, label_sets
 from sdjax.config import Config, sized
@@ -251,13 +250,6 @@ def test_config_keys_that_are_not():
 
 MODEL = ("--input_shape=512", "--num_classes=80", "--config.model.width=1024",
          "--config.model.members=1", "--config.model.frequencies=0")  # fmt: skip
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
-needs_cuda = pytest.mark.skipif(
-    not {"jax-cuda12-pjrt", "jax-cuda13-pjrt"} & {each.name for each in metadata.distributions()},
-    reason="XLA's compiler for NVIDIA GPUs is not installed",
-)
 
 
 def rows(done):
@@ -292,10 +284,16 @@ def test_the_whole_step_compiles(chips, count):
     assert ring < float(row["sent MB"]) < 2.5 * ring
 
 
-@needs_libtpu
 @pytest.mark.slow
-def test_sharded_state_and_what_does_not_fit():
-    flags = ("--topology=v5e:2x4", "--batch_sizes=256", *MODEL)
+@pytest.mark.parametrize(
+    "chips",
+    [
+        pytest.param("v5e:2x4", marks=needs_libtpu),
+        pytest.param("h100:8", marks=needs_cuda),
+    ],
+)
+def test_sharded_state_and_what_does_not_fit(chips):
+    flags = (f"--topology={chips}", "--batch_sizes=256", *MODEL)
     wide = "--config.model.width=16384"
     (whole,) = rows(run_aot(*flags, wide))
     (sharded,) = rows(run_aot(*flags, wide, "--config.mesh.fsdp=8"))
@@ -303,7 +301,7 @@ def test_sharded_state_and_what_does_not_fit():
     assert less < 0.75 * peak
     (row,) = rows(run_aot(*flags, "--config.model.width=65536"))
     assert row["fits"] == "no"
-    done = run_aot("--topology=v5e:2x4", "--batch_sizes=100", *MODEL)
+    done = run_aot(f"--topology={chips}", "--batch_sizes=100", *MODEL)
     assert "multiple of the 8 devices, got 100; the nearest are 96 and 104" in done.stderr
 
 

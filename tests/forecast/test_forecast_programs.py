@@ -1,28 +1,19 @@
 """What compiled programs compute and send, read off their text."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilers import needs_cuda
+from hlo_programs import RING, program_of
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sdjax.forecast import hlo
 from sdjax.forecast.collectives import collectives
 from sdjax.forecast.operations import flop
-
-RING = Path(__file__).with_name("ring_on_16_h100.hlo")
-
-
-def program_of(line, **operands):
-    """A program of one instruction, of operands by name and type."""
-    given = [
-        f"  %{name} = {kind} parameter({n})" for n, (name, kind) in enumerate(operands.items())
-    ]
-    text = "\n".join(["ENTRY %main () -> f32[] {", *given, f"  ROOT %out = {line}", "}"])
-    return hlo.parse(text)
+from sdjax.forecast.topology import topology
+from sdjax.forecast.traffic import traffic
 
 
 @pytest.mark.parametrize(
@@ -81,6 +72,42 @@ def test_a_program_for_gpus():
     assert summed.sent == 2 * 15 / 16 * 4 * 4 * 16 * 4
     rows = 4 + 3 + 3  # of a kernel of 3 over 4 places, the padding left out
     assert flop(program) == 15 * 4 * 64 * 64 * 128 + 2 * 64 * rows**2 * 8 * 16
+
+
+def ring(z, kernel, labels):
+    """Weighted sums of the rows of all 16 devices, as images that a kernel passes over."""
+    others = [(i, (i + 1) % 16) for i in range(16)]
+
+    def step(_, carry):
+        total, other, weights = carry
+        total = total + (jnp.exp(z @ other.T) * weights[None]) @ other
+        return total, *(jax.lax.ppermute(x, "a", others) for x in (other, weights))
+
+    total, _, _ = jax.lax.fori_loop(0, 15, step, (jnp.zeros_like(z), z, labels))
+    layout = ("NHWC", "HWIO", "NHWC")
+    images = jax.lax.conv_general_dilated(
+        total.reshape(64, 4, 4, 8), kernel, (1, 1), "SAME", dimension_numbers=layout
+    )
+    return jax.lax.psum(images.sum(0), "a")
+
+
+@needs_cuda
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["a100:16", "h100:16", "h200:16", "b200:16"])
+def test_the_stored_program_is_what_the_compiler_makes(name):
+    _, devices = topology(name)
+    mesh = jax.make_mesh((16,), ("a",), (AxisType.Auto,), devices=devices)
+    specs = (P("a"), P(), P("a"))
+    run = jax.shard_map(ring, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
+    args = (
+        jax.ShapeDtypeStruct(shape, jnp.float32, sharding=NamedSharding(mesh, spec))
+        for shape, spec in zip(((1024, 128), (3, 3, 8, 16), (1024,)), specs, strict=True)
+    )
+    made = hlo.parse(jax.jit(run).lower(*args).compile().as_text())
+    stored = hlo.parse(RING.read_text())
+    assert flop(made) == flop(stored)
+    assert collectives(made) == collectives(stored)
+    assert traffic(made, cache=50e6) == traffic(stored, cache=50e6)
 
 
 CONVOLUTION = {

@@ -1,7 +1,8 @@
 """A cache before HBM that holds what was used last, such as the L2 of a GPU."""
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
 
 class Array:
@@ -14,6 +15,7 @@ class Array:
 @dataclass
 class _Line:
     held: float = 0.0  # bytes
+    coming: float = 0.0  # bytes that further rounds of the present loop bring
     changed: float = 0.0  # bytes that HBM has not
     times: float = 1.0  # how many arrays it stands for, of as many rounds of a loop
 
@@ -22,7 +24,9 @@ class Cache:
     """Counts the bytes that pass between it and HBM.
 
     Arrays larger than the cache pass through it. Of the others, those that were used longest ago
-    make room. Slices of an array are taken to be different ones until all of it has been used.
+    make room. Slices of an array are taken to be different ones until all of it has been used, and
+    to stay: while a loop runs, a slice in each round, they do not displace what every round uses.
+    So the count is a lower bound where the slices of a loop are of more than the cache holds.
     """
 
     def __init__(self, size: float) -> None:
@@ -35,7 +39,7 @@ class Cache:
         other = Cache(self.size)
         other.traffic = self.traffic
         for array, line in self._lines.items():
-            other._lines[array] = _Line(line.held, line.changed, line.times)
+            other._lines[array] = replace(line)
         return other
 
     def read(self, array: Array, part: float, times: float) -> None:
@@ -43,28 +47,27 @@ class Cache:
         if array.size > self.size:
             self._pass(part, times)
             return
-        line = self._line(array)
-        missing = array.size - line.held
+        line = self._line(array, part)
+        missing = array.size - line.held - line.coming
         if part < array.size:
             missing = min(part * times, missing)
             self.traffic += missing
         else:
             self.traffic += missing * times
-        line.held += missing
-        self._make_room()
+            part = missing
+        self._fill(line, part, missing)
 
     def write(self, array: Array, part: float, times: float) -> None:
         """Writes `part` bytes of an array, `times` times over."""
         if array.size > self.size:
             self._pass(part, times)
             return
-        line = self._line(array)
+        line = self._line(array, part)
         whole = part >= array.size
-        changed = array.size if whole else part * times
-        line.held = min(max(line.held, line.changed + changed), array.size)
-        line.changed = min(line.changed + changed, array.size)
+        line.changed = min(line.changed + part * times, array.size)
+        missing = max(line.changed - line.held - line.coming, 0.0)
         line.times = times if whole else line.times
-        self._make_room()
+        self._fill(line, missing if whole else part, missing)
 
     def drop(self, array: Array) -> None:
         """Forgets an array that nothing reads any more: its place is written over."""
@@ -76,20 +79,37 @@ class Cache:
         if old in self._lines:
             self._lines[new] = self._lines.pop(old)
 
-    def settle(self, array: Array, times: float) -> None:
-        """After a loop, its last round's array is what is left of those of all rounds."""
-        if array in self._lines:
-            self._lines[array].times = times
+    def settle(self, state: Iterable[Array], times: float) -> None:
+        """Ends a loop: all its slices are there, and of arrays made anew those of the last round.
+
+        Args:
+          state: arrays that a round hands to the next.
+          times: how often the loop runs.
+        """
+        for array in state:
+            if array in self._lines:
+                self._lines[array].times = times
+        for line in self._lines.values():
+            line.held, line.coming = line.held + line.coming, 0.0
+        self._make_room()
 
     def flush(self) -> None:
         """Writes all that was changed to HBM."""
         self.traffic += sum(line.changed for line in self._lines.values())
         self._lines.clear()
 
-    def _line(self, array: Array) -> _Line:
+    def _line(self, array: Array, part: float) -> _Line:
+        """Of an array that is used now; the use of a slice does not make the others newer."""
         line = self._lines.setdefault(array, _Line())
-        self._lines.move_to_end(array)
+        if part >= array.size:
+            self._lines.move_to_end(array)
         return line
+
+    def _fill(self, line: _Line, now: float, missing: float) -> None:
+        now = min(now, missing)
+        line.held += now
+        line.coming += missing - now
+        self._make_room()
 
     def _pass(self, part: float, times: float) -> None:
         self.traffic += part * times

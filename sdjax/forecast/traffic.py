@@ -137,8 +137,7 @@ class _Walk:
             if share > 0:
                 changed = self._run(body, [state], times * share)
                 self._rename(changed, state, state)
-        for array in state:
-            self.cache.settle(array, times)
+        self.cache.settle(state, times)
 
     def _call(self, line: Instruction, operands: list[Value], result: Value, times: float) -> None:
         """Runs what is called; of the branches of a condition, the one that moves most."""

@@ -81,7 +81,7 @@ def test_what_makes_room_is_written_once():
     cache.flush()  # nobody reads a
     assert cache.traffic == 60 + 20 + 20
     cache.write(c, 60, times=5)
-    cache.settle(c, 1)
+    cache.settle([c], 1)
     cache.flush()
     assert cache.traffic == 60 + 20 + 20 + 60
 
@@ -108,3 +108,18 @@ def test_arrays_of_rounds_that_do_not_fit_count_in_each():
     large = traffic(hlo.parse(text), cache=20 * WHOLE)
     small = traffic(hlo.parse(text), cache=1.5 * WHOLE)
     assert small - large > 5 * WHOLE
+
+
+def test_slices_do_not_displace_what_every_round_uses():
+    """Two arrays that together are too large pass by, a slice in each of 100 rounds."""
+    cache, (x, gradient), rows = Cache(100), (Array(70), Array(70)), Array(20)
+    cache.write(rows, 20, 1)
+    for times in (1, 99):
+        cache.read(x, 1, times)
+        cache.write(gradient, 1, times)
+        cache.read(rows, 20, times)
+    cache.settle([], 1)
+    cache.read(rows, 20, 1)
+    assert cache.traffic == 70  # x; the rows stay, and what was changed is not yet written
+    cache.flush()
+    assert cache.traffic == 70 + 70 + 20

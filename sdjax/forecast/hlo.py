@@ -11,6 +11,7 @@ work as one's (8 times too much), and what is outside the last `shard_map` not a
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 import re
@@ -172,22 +173,24 @@ def _closing(text: str, opening: int) -> int:
     return len(text) - 1
 
 
-def elements(type_text: str) -> list[str]:
+@functools.cache
+def elements(type_text: str) -> tuple[str, ...]:
     """Types of the elements of a tuple; of an array, its own."""
     if not type_text.startswith("("):
-        return [type_text]
+        return (type_text,)
     parts, depth, start = [], 0, 1
     for place, letter in enumerate(type_text):
         depth += {"(": 1, "{": 1, "[": 1, ")": -1, "}": -1, "]": -1}.get(letter, 0)
         if depth == 0 or (depth == 1 and letter == ","):
             parts.append(type_text[start:place])
             start = place + 1
-    return [part for part in parts if part.strip()]
+    return tuple(part for part in parts if part.strip())
 
 
-def arrays(type_text: str) -> list[str]:
+@functools.cache
+def arrays(type_text: str) -> tuple[str, ...]:
     """Types of all arrays of a type, those of tuples in tuples too."""
-    return [found.group(0) for found in _SHAPE.finditer(type_text)]
+    return tuple(found.group(0) for found in _SHAPE.finditer(type_text))
 
 
 def sizes(type_text: str) -> list[int]:
@@ -195,11 +198,13 @@ def sizes(type_text: str) -> list[int]:
     return [int(size) for size in _SHAPE.findall(type_text)[0][1].split(",") if size]
 
 
+@functools.cache
 def plain_bytes(type_text: str) -> float:
     """Bytes of all arrays of a type."""
     return sum(_size(kind, shape) for kind, shape, _ in _SHAPE.findall(type_text))
 
 
+@functools.cache
 def hbm_bytes(type_text: str) -> float:
     """Bytes of the arrays of a type that are not in on-chip memory that the program manages."""
     return sum(

@@ -20,7 +20,7 @@ def flop(program: Program, unknown_rounds: float = 1.0) -> float:
 
 
 def _flop(instruction: Instruction) -> float:
-    (result, *_), types = elements(instruction.type) or [""], instruction.operand_types
+    (result, *_), types = elements(instruction.type) or ("",), instruction.operand_types
     if instruction.opcode == "dot":
         contracted = re.findall(r"lhs_contracting_dims=\{([\d,]*)\}", instruction.attributes)
         return _product_flop(result, types[0], contracted[0].split(","))

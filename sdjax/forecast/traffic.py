@@ -167,12 +167,13 @@ class _Walk:
         opcode = line.opcode
         if opcode in _FREE or (opcode == "custom-call" and not line.target.startswith(_KERNELS)):
             return
-        if opcode in _SLICES:
-            part = min(hbm_bytes(line.type), operands[0][0].size) if operands[0] else 0.0
-            read, written = [part, *_whole(operands[1:])], _whole([result])
+        if opcode.removesuffix("-start") in _SLICES:
+            cut = elements(line.type)[1] if opcode.endswith("-start") else line.type
+            read = [_part(cut, operands[0]), *_whole(operands[1:])]
+            written = [] if opcode.endswith("-start") else _whole([result])
         elif opcode == "dynamic-update-slice":
-            part = hbm_bytes(line.operand_types[1])
-            read, written = [0.0, part, *_whole(operands[2:])], [part]
+            read = [0.0, *_whole(operands[1:])]
+            written = [_part(line.operand_types[1], operands[0])]
         elif opcode == "fusion":
             touched = self._touched(line)
             read, written = touched.read, touched.written
@@ -207,6 +208,11 @@ def _is_root(line: Instruction) -> bool:
 
 def _fresh(type_text: str) -> Value:
     return [Array(hbm_bytes(each)) for each in arrays(type_text)]
+
+
+def _part(cut: str, value: Value) -> float:
+    """Bytes in HBM of a slice, whose type is given, of an array."""
+    return min(plain_bytes(cut), value[0].size) if value else 0.0
 
 
 def _second(type_text: str, value: Value) -> Value:
@@ -253,7 +259,7 @@ def _touched(fusion: Instruction, inner: list[Instruction]) -> _Touched:
         if update.opcode != "dynamic-update-slice" or not written[number]:
             continue
         whole = _source(lines[update.operands[0]], lines)
-        if whole.opcode == "parameter" and "(" not in whole.type:
+        if whole.opcode == "parameter" and not whole.type.startswith("("):
             written[number] = plain_bytes(update.operand_types[1])
             places[number] = whole.number
     return _Touched(read, written, places)
@@ -261,7 +267,7 @@ def _touched(fusion: Instruction, inner: list[Instruction]) -> _Touched:
 
 def _read_part(parameter: Instruction, lines: dict[str, Instruction]) -> float | None:
     """Bytes of the slices that are all that is read of a parameter; None if it is read whole."""
-    if "(" in parameter.type:
+    if parameter.type.startswith("("):
         return None
     count = math.prod(sizes(parameter.type))
     width = plain_bytes(parameter.type) / count if count else 0.0

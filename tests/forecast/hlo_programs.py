@@ -21,7 +21,7 @@ HAND_WRITTEN = """\
 HloModule jit_f, entry_computation_layout={(f32[64,32]{1,0})->f32[64,32]{1,0}}
 
 %slice_of (p0: f32[64,32], p1: s32[]) -> f32[1,32] {
-  %p0 = f32[64,32]{1,0} parameter(0)
+  %p0 = f32[64,32]{1,0:T(8,128)} parameter(0)
   %p1 = s32[] parameter(1)
   %zero = s32[] constant(0)
   ROOT %cut = f32[1,32]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,32}

@@ -69,6 +69,23 @@ def test_real_programs(cache):
     assert least <= found < (1.1 if cache else 5) * least + table.nbytes / 64
 
 
+def test_what_goes_to_on_chip_memory_in_parts():
+    """As TPUs fetch it: begun and waited for, into memory that the program manages itself."""
+    fast = "f32[16,32]{1,0:T(8,128)S(1)}"
+    text = f"""
+ENTRY %main (p: f32[64,32]) -> f32[64,32] {{
+  %p = f32[64,32]{{1,0:T(8,128)}} parameter(0)
+  %begun = ((f32[64,32]{{1,0}}), {fast}, s32[]{{:S(2)}}) slice-start(%p), slice={{[0:16], [0:32]}}
+  %part = {fast} slice-done(%begun)
+  %cut = {fast} slice(%p), slice={{[16:32], [0:32]}}
+  %changed = f32[64,32]{{1,0}} dynamic-update-slice(%p, %part, %zero, %zero)
+  %back = (f32[16,32]{{1,0}}, {fast}, u32[]{{:S(2)}}) copy-start(%cut)
+  %kept = f32[16,32]{{1,0}} copy-done(%back)
+}}
+"""
+    assert traffic(hlo.parse(text)) == 4 * 16 * 32 * 4
+
+
 def test_what_makes_room_is_written_once():
     cache, (a, b, c) = Cache(100), (Array(60) for _ in range(3))
     cache.write(a, 60, 1)

@@ -10,7 +10,8 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sdjax.forecast import hlo
-from sdjax.forecast.collectives import collectives
+from sdjax.forecast.collectives import collectives, seconds
+from sdjax.forecast.cost import hosts_of
 from sdjax.forecast.operations import flop
 from sdjax.forecast.topology import topology
 from sdjax.forecast.traffic import traffic
@@ -95,7 +96,7 @@ def ring(z, kernel, labels):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["a100:16", "h100:16", "h200:16", "b200:16"])
 def test_the_stored_program_is_what_the_compiler_makes(name):
-    _, devices = topology(name)
+    chip, devices = topology(name)
     mesh = jax.make_mesh((16,), ("a",), (AxisType.Auto,), devices=devices)
     specs = (P("a"), P(), P("a"))
     run = jax.shard_map(ring, mesh=mesh, in_specs=specs, out_specs=P(), check_vma=False)
@@ -107,6 +108,9 @@ def test_the_stored_program_is_what_the_compiler_makes(name):
     stored = hlo.parse(RING.read_text())
     assert flop(made) == flop(stored)
     assert collectives(made) == collectives(stored)
+    # A ring over two hosts is as fast as the network between them.
+    around, _ = collectives(made)
+    assert seconds(chip, hosts_of(devices), around) == around.sent / chip.network_bandwidth
     assert traffic(made, cache=50e6) == traffic(stored, cache=50e6)
 
 

@@ -1,7 +1,8 @@
-"""Does my batch fit, and what limits it: `python -m sdjax.aot --config=... --topology=v5e:4x4`.
+"""Does my batch fit, and what limits it: `python -m sdjax.aot --config=... --topology=h100:8`.
 
-Compiles the whole training step for a TPU topology, on a machine without TPUs
-(`pip install -e ".[train,tpu]"`), and prints a table; see docs/tpu.md.
+Compiles the whole training step for TPUs or GPUs, on a machine without them
+(`pip install -e ".[train,tpu]"` or `".[train,gpu-forecast]"`), and prints a table; see docs/tpu.md
+and docs/gpu.md.
 """
 
 import dataclasses
@@ -17,12 +18,15 @@ from sdjax._src import stop
 from sdjax.config import Config, check, sized
 from sdjax.configs import run_with_config
 from sdjax.errors import InputError
-from sdjax.forecast.forecast import Forecast, forecast, topology
+from sdjax.forecast.forecast import Forecast, forecast
+from sdjax.forecast.topology import NOTES, topology
 from sdjax.training.recipes import make_phases
 from sdjax.training.setup import program_config
 from sdjax.training.state import ExampleSpec
 
-_TOPOLOGY = flags.DEFINE_list("topology", ["v5e:4x4"], "TPU topologies, such as v5e:4x4.")
+_TOPOLOGY = flags.DEFINE_list(
+    "topology", ["v5e:4x4"], "TPU slices, such as v5e:4x4, or GPUs, such as h100:8 or h100:16."
+)
 _BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "Batches to compare; the config's by default.")
 _INPUT_SHAPE = flags.DEFINE_list("input_shape", [], "Of an example; with it no data is read.")
 _NUM_CLASSES = flags.DEFINE_integer(
@@ -44,7 +48,7 @@ HEADER = (
 def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
-    jax.config.update("jax_platforms", "cpu")  # the compiler alone is wanted of libtpu
+    jax.config.update("jax_platforms", "cpu")  # of libtpu and CUDA, the compilers alone are wanted
     config: Config = flags.FLAGS.config
     try:
         check(config)
@@ -68,7 +72,7 @@ def print_forecasts(
       config: checked; sizes of 0 become those that training would choose.
       spec: of an example.
       num_examples: of the train split.
-      topologies: such as "v5e:4x4".
+      topologies: such as "v5e:4x4" or "h100:8".
       batch_sizes: over all chips, in place of the config's.
 
     Raises:
@@ -84,10 +88,12 @@ def print_forecasts(
             for phase in make_phases(whole, steps_per_epoch=100):
                 last = forecast(program_config(whole), spec, phase, chip, devices)
                 print(_row(name, last), flush=True)
-    if last is not None and last.collectives:
+    for platform in dict.fromkeys(chip.platform for chip, _ in chips.values()):
+        print(f"\n{NOTES[platform]}")
+    if last is not None and last.cost.collectives:
         print("\nWhat a chip sends in a step of the last row:\n")
         print("| collective | array | chips | times | MB sent |\n|---|---|---|---|---|")
-        for each in sorted(last.collectives, key=lambda each: -each.sent):
+        for each in sorted(last.cost.collectives, key=lambda each: -each.sent):
             times, sent = f"{each.rounds:g}", f"{each.sent / 1e6:.3f}"
             print(f"| {each.kind} | {each.shape} | {each.group} | {times} | {sent} |")
 
@@ -118,18 +124,19 @@ def _whole(name: str, text: str) -> int:
 
 
 def _row(name: str, result: Forecast) -> str:
-    memory = result.chip.memory / 2**30
+    cost, chip = result.cost, result.cost.chip
+    room = f"{chip.room / 2**30:.4g}"
     cells = [name, result.phase, f"{result.batch_size:,}"]
     cells += [
-        f"{result.batch_size // result.devices:,}",
-        f"{result.peak / 2**30:.2f} of {memory:g}",
+        f"{result.batch_size // len(cost.hosts):,}",
+        f"{cost.peak / 2**30:.2f} of {room}",
     ]
     if not result.fits:
         return f"| {' | '.join([*cells, 'no', *['-'] * 8])} |"
-    cells += ["yes", f"{result.flop / 1e12:.3g}", f"{result.traffic / 1e9:.3g}"]
-    cells += [f"{result.sent / 1e6:.3g}"]
-    cells += [f"{1e3 * seconds:.3g}" for seconds in result.seconds.values()]
-    cells += [result.bound, f"{result.batch_size / result.step_seconds:,.0f}"]
+    cells += ["yes", f"{cost.flop / 1e12:.3g}", f"{cost.traffic / 1e9:.3g}"]
+    cells += [f"{cost.sent / 1e6:.3g}"]
+    cells += [f"{1e3 * seconds:.3g}" for seconds in cost.seconds.values()]
+    cells += [cost.bound, f"{result.batch_size / cost.least_seconds:,.0f}"]
     return f"| {' | '.join(cells)} |"
 
 

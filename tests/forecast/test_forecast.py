@@ -1,7 +1,6 @@
-"""The reader of compiled programs, and forecasts for TPUs where libtpu is there."""
+"""Forecasts of whole training steps; those for TPUs and GPUs where their compilers are there."""
 
 import functools
-import importlib.util
 import os
 import subprocess
 import sys
@@ -9,245 +8,55 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilation import compile_quickly
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from compilers import needs_cuda, needs_libtpu
 
 from sdjax import LabelIndices, aot, label_sets
 from sdjax.config import Config, sized
 from sdjax.data import ArraySource, Dataset
 from sdjax.errors import InputError
-from sdjax.forecast import hlo
+from sdjax.forecast import cost as costs
+from sdjax.forecast import forecast as forecasting
 from sdjax.forecast.chips import CHIPS
-from sdjax.forecast.forecast import Forecast, forecast, topology
+from sdjax.forecast.collectives import Collective
+from sdjax.forecast.cost import Cost
+from sdjax.forecast.forecast import Forecast, forecast
 from sdjax.training import make_setup
 from sdjax.training.recipes import make_phases
 
 ROOT = Path(__file__).parents[2]
-HAND_WRITTEN = """\
-HloModule jit_f, entry_computation_layout={(f32[64,32]{1,0})->f32[64,32]{1,0}}
-
-%slice_of (p0: f32[64,32], p1: s32[]) -> f32[1,32] {
-  %p0 = f32[64,32]{1,0} parameter(0)
-  %p1 = s32[] parameter(1)
-  %zero = s32[] constant(0)
-  ROOT %cut = f32[1,32]{1,0} dynamic-slice(%p0, %p1, %zero), dynamic_slice_sizes={1,32}
-}
-
-%body (state: (s32[], f32[64,32])) -> (s32[], f32[64,32]) {
-  %state = (s32[], f32[64,32]{1,0}) parameter(0)
-  %i = s32[] get-tuple-element(%state), index=0
-  %x = f32[64,32]{1,0} get-tuple-element(%state), index=1
-  %row = f32[1,32]{1,0} fusion(%x, %i), kind=kLoop, calls=%slice_of
-  %turned = f32[1,32]{1,0} collective-permute(%row), channel_id=1, source_target_pairs={{0,1},{1,0}}
-  ROOT %next = (s32[], f32[64,32]{1,0}) tuple(%i, %x)
-}
-
-%condition (state: (s32[], f32[64,32])) -> pred[] {
-  %state = (s32[], f32[64,32]{1,0}) parameter(0)
-  %i = s32[] get-tuple-element(%state), index=0
-  %limit = s32[] constant(5)
-  ROOT %less = pred[] compare(%i, %limit), direction=LT
-}
-
-ENTRY %main (p: f32[64,32]) -> f32[64,32] {
-  %p = f32[64,32]{1,0} parameter(0)
-  %start = s32[] constant(0)
-  %fast = f32[64,32]{1,0:T(8,128)S(1)} negate(%p)
-  %state = (s32[], f32[64,32]{1,0}) tuple(%start, %p)
-  %loop = (s32[], f32[64,32]{1,0}) while(%state), condition=%condition, body=%body
-  %out = f32[64,32]{1,0} get-tuple-element(%loop), index=1
-  ROOT %sum = f32[64,32]{1,0} all-reduce(%out), replica_groups=[2,4]<=[8], to_apply=%add
-}
-"""
-
-
-def test_a_program_by_hand():
-    program = hlo.parse(HAND_WRITTEN)
-    turned, summed = sorted(program.collectives(), key=lambda each: each.kind, reverse=True)
-    assert (turned.kind, turned.rounds, turned.sent) == ("collective-permute", 5, 5 * 32 * 4)
-    whole = 64 * 32 * 4
-    assert (summed.kind, summed.group, summed.sent) == ("all-reduce", 4, 2 * 3 / 4 * whole)
-    # negate reads p, and writes on the chip; each round cuts a row (in, out, and its number);
-    # the row is turned (in and out); the sum goes in and out.
-    expected = whole + 5 * (2 * 32 * 4 + 4 + 2 * 32 * 4) + 2 * whole
-    assert program.memory_traffic() == expected
-
-
-@pytest.mark.parametrize(
-    ("groups", "size"),
-    [
-        ("replica_groups={{0,1,2},{3,4,5}}", 3),
-        ("replica_groups=[2,8]<=[16]", 8),
-        ("replica_groups=[4,4]<=[4,4]T(1,0)", 4),
-        ("replica_groups=mesh['a'=4,'b'=2] {'a','b'}", 8),
-        ("replica_groups=mesh['a'=4,'b'=2] {'b'}", 2),
-        ("replica_groups=mesh['a'=1,'b'=4,'c'=8], device_ids=([8,4]T(1,0)) {'c'}", 8),
-    ],
-)
-def test_sizes_of_groups(groups, size):
-    line = f"  %r = f32[8]{{0}} all-reduce(%p), {groups}, to_apply=%add\n"
-    program = hlo.parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}}}\n")
-    (found,) = program.collectives()
-    assert found.group == size
-
-
-def test_groups_that_cannot_be_read_are_not_left_out():
-    line = "  %r = f32[8]{0} all-reduce(%p), replica_groups=<[2]>, to_apply=%add\n"
-    program = hlo.parse(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}}}\n")
-    with pytest.raises(ValueError, match=r"unknown form: <\[2\]>"):
-        program.collectives()
-
-
-def test_what_xla_inserts_for_shardings():
-    """The gradient of shared weights is summed over all devices; sharded ones are gathered."""
-    mesh = jax.make_mesh((8,), ("a",), (AxisType.Auto,))
-    rows, whole = NamedSharding(mesh, P("a")), NamedSharding(mesh, P())
-    x = jax.ShapeDtypeStruct((64, 32), jnp.float32, sharding=rows)
-
-    def sent(spec):
-        w = jax.ShapeDtypeStruct((32, 16), jnp.float32, sharding=NamedSharding(mesh, spec))
-        loss = jax.grad(lambda w, x: jnp.sum(jnp.tanh(x @ w)))
-        program = jax.jit(loss, out_shardings=whole).lower(w, x).compile()
-        return {c.kind: c.sent for c in hlo.parse(program.as_text()).collectives()}
-
-    size = 32 * 16 * 4
-    assert sent(P())["all-reduce"] == pytest.approx(2 * 7 / 8 * size, rel=0.01)
-    assert sent(P("a"))["all-gather"] == 7 / 8 * size
-
-
-def compiled(function, *shapes):
-    return jax.jit(function).lower(*(np.zeros(shape, np.float32) for shape in shapes)).compile()
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"padding": "SAME"},
-        {"window_strides": (2, 3), "padding": [(1, 2), (0, 3)], "rhs_dilation": (2, 1)},
-        {"lhs_dilation": (2, 3), "padding": [(1, 0), (2, 2)]},
-        {"padding": "VALID", "feature_group_count": 2},
-        {"padding": "VALID", "batch_group_count": 2},
-    ],
-)
-def test_convolutions_as_xla_counts_them(options):
-    """Without loops, XLA's own count is exact."""
-    options = {"window_strides": (1, 1), **options}
-    channels = 4 // options.get("feature_group_count", 1)
-
-    def f(x, kernel):
-        layout = ("NHWC", "HWIO", "NHWC")
-        return jax.lax.conv_general_dilated(x, kernel, dimension_numbers=layout, **options)
-
-    program = compiled(f, (4, 11, 10, 4), (3, 3, channels, 6))
-    flop = hlo.parse(program.as_text()).flop()
-    assert flop == program.cost_analysis()["flops"] > 0
-
-
-@pytest.mark.parametrize(
-    ("line", "flop"),
-    [
-        # As TPUs write products of 16 pairs of matrices, 256×128 and 128×64.
-        (
-            "f32[16,256,64]{2,1,0} convolution(%a, %b), window={size=16 stride=15 lhs_dilate=16}, "
-            "dim_labels=0bf_0io->0bf",
-            16 * 2 * 256 * 128 * 64,
-        ),
-        # Two products, one in each half of a batch.
-        (
-            "f32[2,16,256,64]{3,2,1,0} dot(%a, %b), lhs_batch_dims={0,1}, "
-            "lhs_contracting_dims={3}, rhs_batch_dims={0,1}, rhs_contracting_dims={2}",
-            2 * 16 * 2 * 256 * 128 * 64,
-        ),
-    ],
-)
-def test_products_of_batches(line, flop):
-    left, right = ("2,16,256,128", "2,16,128,64") if "dot" in line else ("16,256,128", "16,128,64")
-    text = f"""
-ENTRY %main (a: f32[{left}], b: f32[{right}]) -> f32[1] {{
-  %a = f32[{left}] parameter(0)
-  %b = f32[{right}] parameter(1)
-  ROOT %out = {line}
-}}
-"""
-    assert hlo.parse(text).flop() == flop
-
-
-def test_loops_count_as_often_as_they_run():
-    """XLA's count has the body once: the reason for ours."""
-
-    def f(x, w, times):
-        x = jax.lax.scan(lambda x, _: (x @ w, None), x, None, length=3)[0]
-        return jax.lax.fori_loop(0, times, lambda _, x: x @ w, x)
-
-    once = 2 * 8 * 16 * 16
-    args = [np.zeros(shape, np.float32) for shape in ((8, 16), (16, 16))]
-    program = jax.jit(f).lower(*args, 5).compile()
-    assert hlo.parse(program.as_text()).flop(unknown_rounds=5) == (3 + 5) * once
-    assert program.cost_analysis()["flops"] < 3 * once
-
-
-def test_of_the_branches_of_a_condition_the_largest_counts():
-    def f(x, w, flag):
-        return jax.lax.cond(flag, lambda x: x @ w, lambda x: jnp.tanh(x @ w) @ w @ w, x)
-
-    args = [np.zeros(shape, np.float32) for shape in ((8, 16), (16, 16))]
-    program = hlo.parse(jax.jit(f).lower(*args, True).compile().as_text())
-    assert program.flop() == 3 * 2 * 8 * 16 * 16
-
-
-def test_work_counts_by_the_device():
-    """Rows are spread over the devices; what all of them compute counts whole."""
-    mesh = jax.make_mesh((8,), ("a",), (AxisType.Auto,))
-
-    def flop(spec):
-        sharding = NamedSharding(mesh, spec)
-        x = jax.ShapeDtypeStruct((16, 32), jnp.float32, sharding=sharding)
-        w = jax.ShapeDtypeStruct((32, 8), jnp.float32, sharding=NamedSharding(mesh, P()))
-        program = jax.jit(lambda x, w: x @ w, out_shardings=sharding).lower(x, w).compile()
-        return hlo.parse(program.as_text()).flop()
-
-    whole = 2 * 16 * 32 * 8
-    assert flop(P("a")) == whole / 8
-    assert flop(P()) == whole
-
-
-def test_a_sum_in_parts_is_one_operation():
-    """As TPUs write it: the sum of all, of which each device cuts out its part."""
-    text = """
-%all-reduce-scatter.3 (input: f32[64,32]) -> f32[16,32] {
-  %input = f32[64,32]{1,0} parameter(0)
-  %place = s32[] constant(0)
-  %all = f32[64,32]{1,0} all-reduce(%input), channel_id=4, replica_groups={{0,1,2,3}}, to_apply=%add
-  ROOT %part = f32[16,32]{1,0} dynamic-slice(%all, %place, %place), dynamic_slice_sizes={16,32}
-}
-
-ENTRY %main (p: f32[64,32]) -> f32[16,32] {
-  %p = f32[64,32]{1,0} parameter(0)
-  ROOT %fusion = f32[16,32]{1,0} fusion(%p), kind=kCustom, calls=%all-reduce-scatter.3
-}
-"""
-    (found,) = hlo.parse(text).collectives()
-    assert (found.kind, found.shape, found.group) == ("reduce-scatter", "f32[16,32]", 4)
-    assert found.sent == 3 / 4 * 64 * 32 * 4
 
 
 def test_the_slowest_resource_bounds():
     chip = CHIPS["v5e"]
-    parts = {"flop": 2 * chip.flops, "traffic": chip.memory_bandwidth}
-    sent = (hlo.Collective("all-reduce", "f32[1]", 2, 1, 3 * chip.link_bandwidth),)
-    result = Forecast("joint", chip, 8, 64, True, 1.0, **parts, collectives=sent)
-    assert (result.bound, result.step_seconds) == ("interconnect", 3)
-    assert result.seconds == {"compute": 2, "memory": 1, "interconnect": 3}
+    everyone = (tuple(range(8)),)
+    sent = (Collective("all-reduce", "f32[1]", everyone, 1, 3 * chip.link_bandwidth),)
+    cost = Cost(chip, (0,) * 4 + (1,) * 4, 1.0, 2 * chip.flops, chip.memory_bandwidth, sent)
+    assert (cost.bound, cost.least_seconds) == ("interconnect", 3)
+    assert cost.seconds == {"compute": 2, "memory": 1, "interconnect": 3}
 
 
-@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "v5e:2", "v5e:axb", ""])
-def test_topologies_that_are_not(name):
-    with pytest.raises(ValueError, match="CHIP:SHAPE with a chip of v4, v5e, v5p, v6e"):
-        topology(name)
+@pytest.mark.parametrize(
+    ("kind", "groups", "rate"),
+    [
+        # On one host, by NVLink.
+        ("all-reduce", ((0, 1, 2, 3), (4, 5, 6, 7)), 450e9),
+        ("collective-permute", ((0, 1), (1, 2), (2, 3), (3, 0)), 450e9),
+        # Over two hosts: the adapters of the four GPUs of each carry a part of the sum; a GPU sends
+        # to one other by its own.
+        ("all-reduce", (tuple(range(8)),), 4 * 50e9),
+        ("all-reduce", ((0, 4), (1, 5), (2, 6), (3, 7)), 50e9),
+        ("collective-permute", tuple((i, (i + 1) % 8) for i in range(8)), 50e9),
+        # Of seven parts that a GPU sends four leave the host.
+        ("all-to-all", (tuple(range(8)),), 50e9 * 7 / 4),
+    ],
+)
+def test_hosts_are_joined_by_a_slower_network(kind, groups, rate):
+    sent = (Collective(kind, "f32[1]", groups, 1, 1e9),)
+    cost = Cost(CHIPS["h100"], (0,) * 4 + (1,) * 4, 1.0, collectives=sent)
+    assert cost.seconds["interconnect"] == pytest.approx(1e9 / rate)
 
 
 def toy(rows, labels=None):
@@ -272,7 +81,8 @@ def test_sizes_are_those_of_training(monkeypatch, rows, microbatches, expected):
 
     def planning(config, spec, phase, chip, devices):
         planned.append((config, spec))
-        return Forecast(phase.name, chip, len(devices), config.batch_size, False, 1.0)
+        hosts = (0,) * len(devices)
+        return Forecast(phase.name, config.batch_size, False, Cost(chip, hosts, peak=1.0))
 
     monkeypatch.setattr(aot, "topology", lambda name: (CHIPS["v5e"], jax.devices()))
     monkeypatch.setattr(aot, "forecast", planning)
@@ -318,8 +128,8 @@ def plain(quickly):
 def test_index_lists(plain):
     """Products of two views of 8 rows a device, and of all pairs; the gradient is summed once."""
     by_hand = 16 * (6 * PARAMETERS - 2 * 6 * 512) + 4 * 128 * 16 * 128
-    assert plain.flop == pytest.approx(by_hand, rel=0.1)
-    sums = sum(each.sent for each in plain.collectives if each.kind == "all-reduce")
+    assert plain.cost.flop == pytest.approx(by_hand, rel=0.1)
+    sums = sum(each.sent for each in plain.cost.collectives if each.kind == "all-reduce")
     assert sums == pytest.approx(2 * 7 / 8 * 4 * PARAMETERS, rel=0.1)
 
 
@@ -329,8 +139,8 @@ def test_a_queue_batch_statistics_and_microbatches(plain):
     learns = 8 * (8 * PARAMETERS - 2 * 6 * 512)
     follows = 8 * 2 * (PARAMETERS - 512 * 4)
     pairs = 4 * 8 * (64 + 128) * 128
-    assert queued.flop == pytest.approx(learns + follows + pairs, rel=0.1)
-    assert len(queued.collectives) > len(plain.collectives)
+    assert queued.cost.flop == pytest.approx(learns + follows + pairs, rel=0.1)
+    assert len(queued.cost.collectives) > len(plain.cost.collectives)
 
 
 def test_a_queue_holds_whole_batches():
@@ -352,12 +162,38 @@ def main(monkeypatch):
     return run
 
 
-def test_without_libtpu(main, monkeypatch):
-    monkeypatch.setitem(sys.modules, "libtpu", None)
-    with pytest.raises(SystemExit) as caught:
-        main(input_shape=["8"], num_classes=4)
-    text = 'Error: libtpu is not installed: pip install -e ".[train,tpu]".'
-    assert caught.value.code == text
+@pytest.mark.parametrize(
+    ("chip", "peak", "text"),
+    [
+        ("v5e", 15.9, "| h:8 | joint | 64 | 8 | 15.90 of 16 | yes |"),
+        # JAX takes .75 of a GPU.
+        ("h100", 59.4, "| h:8 | joint | 64 | 8 | 59.40 of 59.33 | no | - |"),
+        ("h100", 59.3, "| h:8 | joint | 64 | 8 | 59.30 of 59.33 | yes | 0.5 |"),
+    ],
+)
+def test_what_fits_and_what_is_a_bound(monkeypatch, capsys, chip, peak, text):
+    """By what the compiler plans, which it does whatever the size of the device."""
+
+    class Program:
+        def trace(self, *args):
+            return self
+
+        lower = compile = trace
+
+        def as_text(self):
+            return "ENTRY %main () -> f32[] {\n  ROOT %zero = f32[] constant(0)\n}"
+
+        def memory_analysis(self):
+            return SimpleNamespace(peak_memory_in_bytes=int(peak * 2**30))
+
+    monkeypatch.setattr(forecasting, "make_train_step", lambda *args: Program())
+    monkeypatch.setattr(costs.operations, "flop", lambda *args: 5e11)
+    monkeypatch.setattr(aot, "topology", lambda name: (CHIPS[chip], jax.devices()))
+    config = Config(batch_size=64, recipe="joint")
+    aot.print_forecasts(config, *aot.examples_of(toy(70)), ["h:8"], [64])
+    printed = capsys.readouterr().out
+    assert text in printed
+    assert "lower bounds" in printed and (".75 of the card" in printed) == (chip == "h100")
 
 
 @pytest.mark.parametrize(
@@ -414,9 +250,6 @@ def test_config_keys_that_are_not():
 
 MODEL = ("--input_shape=512", "--num_classes=80", "--config.model.width=1024",
          "--config.model.members=1", "--config.model.frequencies=0")  # fmt: skip
-needs_libtpu = pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed"
-)
 
 
 def rows(done):
@@ -425,9 +258,17 @@ def rows(done):
     return [dict(zip(lines[0], line)) for line in lines[2:] if len(line) == len(lines[0])]
 
 
-@needs_libtpu
 @pytest.mark.slow
-@pytest.mark.parametrize(("chips", "count"), [("v5e:2x4", 8), ("v5p:4x4x4", 64)])
+@pytest.mark.parametrize(
+    ("chips", "count"),
+    [
+        pytest.param("v5e:2x4", 8, marks=needs_libtpu),
+        pytest.param("v5p:4x4x4", 64, marks=needs_libtpu),
+        pytest.param("a100:8", 8, marks=needs_cuda),
+        pytest.param("h100:3", 3, marks=needs_cuda),
+        pytest.param("b200:16", 16, marks=needs_cuda),
+    ],
+)
 def test_the_whole_step_compiles(chips, count):
     batch = 64 * count
     (row,) = rows(run_aot(f"--topology={chips}", f"--batch_sizes={batch}", *MODEL))
@@ -443,10 +284,16 @@ def test_the_whole_step_compiles(chips, count):
     assert ring < float(row["sent MB"]) < 2.5 * ring
 
 
-@needs_libtpu
 @pytest.mark.slow
-def test_sharded_state_and_what_does_not_fit():
-    flags = ("--topology=v5e:2x4", "--batch_sizes=256", *MODEL)
+@pytest.mark.parametrize(
+    "chips",
+    [
+        pytest.param("v5e:2x4", marks=needs_libtpu),
+        pytest.param("h100:8", marks=needs_cuda),
+    ],
+)
+def test_sharded_state_and_what_does_not_fit(chips):
+    flags = (f"--topology={chips}", "--batch_sizes=256", *MODEL)
     wide = "--config.model.width=16384"
     (whole,) = rows(run_aot(*flags, wide))
     (sharded,) = rows(run_aot(*flags, wide, "--config.mesh.fsdp=8"))
@@ -454,7 +301,7 @@ def test_sharded_state_and_what_does_not_fit():
     assert less < 0.75 * peak
     (row,) = rows(run_aot(*flags, "--config.model.width=65536"))
     assert row["fits"] == "no"
-    done = run_aot("--topology=v5e:2x4", "--batch_sizes=100", *MODEL)
+    done = run_aot(f"--topology={chips}", "--batch_sizes=100", *MODEL)
     assert "multiple of the 8 devices, got 100; the nearest are 96 and 104" in done.stderr
 
 

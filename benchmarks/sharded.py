@@ -1,11 +1,14 @@
-"""What the loss of a sharded batch costs each TPU of a pod. Needs no TPU.
+"""What the loss of a sharded batch costs each TPU of a pod, or each of some GPUs. Needs neither.
 
-    JAX_PLATFORMS=cpu TPU_SKIP_MDS_QUERY=1 python benchmarks/tpu_sharded.py
+    python benchmarks/sharded.py
+    python benchmarks/sharded.py --topologies=h100:1,h100:8,h100:16 --batches=4096,1048576
 
-Value and gradient are compiled ahead of time for each topology (`pip install 'jax[tpu]'`). The peak
-is the compiler's, arguments and results included. Operations of matrix products, and bytes that a
-device sends, are counted in the compiled program, loops times their rounds; the rounds of a
-triangle's rows, which vary, count by their mean.
+Value and gradient are compiled ahead of time for each topology (`pip install -e ".[train,tpu]"`, or
+`".[train,gpu-forecast]"` for GPUs). The peak is the compiler's, arguments and results included; a
+batch fits if it is within the memory that JAX takes. Operations of matrix products, and bytes that
+a device sends or moves to and from its memory, are counted in the compiled program, loops times
+their rounds; the rounds of a triangle's rows, which vary, count by their mean. Times are lower
+bounds by the published rates.
 """
 
 import sys
@@ -16,17 +19,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from absl import app, flags
-from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import sdjax
-from sdjax._src import tiling
-from sdjax.forecast import hlo
+from sdjax.forecast.chips import Chip
+from sdjax.forecast.cost import cost
+from sdjax.forecast.topology import topology
 
-TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPU chips.")
+TOPOLOGIES = flags.DEFINE_list("topologies", ["v5e:4x4", "v5p:8x8x16"], "Of TPUs or GPUs.")
 BATCHES = flags.DEFINE_list("batches", ["32768", "262144", "1048576"], "Rows over all devices.")
 IMPLEMENTATIONS = flags.DEFINE_list("implementations", ["ring"], "Of the loss.")
 DTYPE = flags.DEFINE_enum("dtype", "bfloat16", ["bfloat16", "float32"], "Of the embeddings.")
@@ -36,27 +39,29 @@ LABELS = flags.DEFINE_integer("labels", 16, "Most labels of a row, given as list
 GATHER = flags.DEFINE_integer("gather", 1, "Neighbours whose rows are gathered.")
 
 HEADER = (
-    "| devices | batch | rows a device | implementation | peak MB | GFLOP | of 4·B²·D/N | "
-    "MB sent: ring | gathered | scattered | summed | compile s |\n"
-    "|---|---|---|---|---|---|---|---|---|---|---|---|"
-)
+    "| devices | batch | rows a device | implementation | peak MB | fits | GFLOP | of 4·B²·D/N | "
+    "MB sent: ring | gathered | scattered | summed | HBM MB | "
+    "least ms: products | HBM | exchange | compile s |\n|"
+) + "---|" * 17
 
 
 def main(argv: list[str]) -> None:
     del argv
+    jax.config.update("jax_platforms", "cpu")
     print(HEADER)
-    for topology in TOPOLOGIES.value:
-        chips = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices
-        grid = (len(chips) // GATHER.value, GATHER.value)
-        mesh = jax.make_mesh(grid, ("ring", "near"), (AxisType.Auto,) * 2, devices=chips)
+    for name in TOPOLOGIES.value:
+        chip, devices = topology(name)
+        grid = (len(devices) // GATHER.value, GATHER.value)
+        mesh = jax.make_mesh(grid, ("ring", "near"), (AxisType.Auto,) * 2, devices=devices)
         for batch in map(int, BATCHES.value):
             for implementation in IMPLEMENTATIONS.value:
-                cells = [topology, f"{batch:,}", f"{batch // len(chips):,}", implementation]
-                cells += measure(mesh, batch, implementation)
+                how = implementation + (f", {GATHER.value} gathered" if GATHER.value > 1 else "")
+                cells = [name, f"{batch:,}", f"{batch // len(devices):,}", how]
+                cells += measure(chip, mesh, batch, implementation)
                 print(f"| {' | '.join(cells)} |", flush=True)
 
 
-def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[str]:
+def measure(chip: Chip, mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[str]:
     """Cells of one row of the table."""
     axes = mesh.axis_names if GATHER.value > 1 else mesh.axis_names[0]
     spec = P(axes)
@@ -78,18 +83,19 @@ def measure(mesh: jax.sharding.Mesh, batch: int, implementation: str) -> list[st
     start = time.perf_counter()
     compiled: Any = traced.lower().compile()
     seconds = time.perf_counter() - start
-    tiles, _ = tiling.tiling(batch // mesh.size)
-    rounds, program = (tiles + 1) / 2, hlo.parse(compiled.as_text())
-    flop, collectives = program.flop(rounds), program.collectives(rounds)
+    found = cost(compiled, chip, list(mesh.devices.flat), batch // mesh.size)
     ideal = 4 * batch**2 * DEPTH.value / mesh.size
     # The compiler may gather, or scatter, by a sum of arrays that are mostly zeros.
     kinds = ("collective-permute", "all-gather", "reduce-scatter", "all-reduce")
-    sent = [sum(each.sent for each in collectives if each.kind == kind) for kind in kinds]
+    sent = [sum(each.sent for each in found.collectives if each.kind == kind) for kind in kinds]
     return [
-        f"{compiled.memory_analysis().peak_memory_in_bytes / 1e6:,.0f}",
-        f"{flop / 1e9:,.0f}",
-        f"{flop / ideal:.2f}",
+        f"{found.peak / 1e6:,.0f}",
+        "yes" if found.peak <= chip.room else "no",
+        f"{found.flop / 1e9:,.0f}",
+        f"{found.flop / ideal:.2f}",
         *(f"{amount / 1e6:,.0f}" for amount in sent),
+        f"{found.traffic / 1e6:,.0f}",
+        *(f"{1e3 * least:.3g}" for least in found.seconds.values()),
         f"{seconds:.0f}",
     ]
 

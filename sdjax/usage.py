@@ -174,4 +174,5 @@ def _flags(module: str) -> Iterator[tuple[str, str]]:
     for each in flags.FLAGS.flags_by_module_dict().get(module, []):
         default = ",".join(each.default) if isinstance(each.default, list) else each.default
         default = f" [{default}]" if default not in (None, False, "") else ""
-        yield f"--{each.name}" + ("" if each.boolean else "="), f"{each.help}{default}"
+        text = (each.help or "").partition(";\n")[0]  # absl adds that a flag may be repeated
+        yield f"--{each.name}" + ("" if each.boolean else "="), f"{text}{default}"

@@ -1,11 +1,9 @@
 """Compares methods over data sets and seeds: `python -m sdjax.study --config=NAME --grid ...`.
 
-    python -m sdjax.study --config=yeast --seeds=10 --baselines \
-      --grid recipe=joint,bce loss.name=sd,mulsupcon,any loss.temperature=0.1,0.2,0.4
-
-runs every combination once for each seed, in one process, and writes `runs.parquet` and
+With --grid recipe=joint,bce loss.name=sd,any loss.temperature=0.1,0.2 --seeds=10 every combination
+is run with ten seeds, in one process. It writes `runs.parquet`, a row a run, and
 `report/report.html`. The same command goes on where it was stopped; a run whose folder is removed
-is made again.
+is made again, others are not.
 """
 
 import re

@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 
+import browser
 import numpy as np
 import pandas as pd
 import pytest
@@ -30,7 +31,13 @@ def plan(toy_config):
 def finished(plan, tmp_path_factory):
     """(folder, table) of the study."""
     workdir = tmp_path_factory.mktemp("study")
-    return workdir, study.run(plan, workdir)
+    return workdir, study.run(plan, workdir, title="Toys", told="python -m sdjax.study --seeds=2")
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """No reports but that of `finished`: drawing takes most of the time."""
+    monkeypatch.setattr(study._Study, "write_report", lambda *_: None)
 
 
 def figures(frame):
@@ -71,6 +78,18 @@ def test_the_table_has_a_row_a_run(finished, plan, toy_config):
     assert (run["recipe"], run["batch_size"]) == ("bce", 16)
     assert np.isnan(run["retrieval.z.exact_at_10"])  # bce projects nothing
     assert "batch_size" in frame.iloc[3]["error"] and "1000" in frame.iloc[3]["error"]
+
+
+def test_the_report_tells_of_all_of_it(finished):
+    text = browser.parsed(finished[0] / "report" / "report.html")
+    for part in (
+        "Toys",
+        "--seeds=2",
+        "9, 4 of which failed",
+        "bce batch_size=16",
+        "InputError: batch",
+    ):
+        assert part in text, part
 
 
 def test_only_what_is_missing_is_made(finished, plan, tmp_path, monkeypatch):

@@ -35,6 +35,7 @@ NORMS = ("", "batch", "frozen", "group", "layer")
 POOLINGS = ("mean", "cls")
 TOKEN_POOLINGS = (*POOLINGS, "label_wise")
 PUBLISHED = ("bert", "vit", "resnet")  # encoders whose networks come with their weights
+CONTRASTED = ("examples", "labels")
 SUPERVISED = ("bce", "asl", "focal", "class_balanced")
 NORMALIZERS = ("", "batch_labels", "labels")
 LEAST_TEMPERATURE = 0.01  # of those that are learned
@@ -206,6 +207,9 @@ class LossConfig:
     empty_sets: str = choice("disjoint", EMPTY_SETS)  # jaccard only: two sets without labels
     alpha: float = number(1.0)  # msc, mscwrg, mscrg only
     beta: float = number(0.1, above=0)  # msc only: weight of examples in the denominator
+    # What is contrasted: examples; or, with supcon and model.pooling=label_wise, an embedding of each
+    # example for each of its labels, where those of one label are positives (MulCon).
+    rows: str = choice("examples", CONTRASTED)
     implementation: str = choice("auto", IMPLEMENTATIONS)
     learn_temperature: bool = False  # starting at `temperature`; see `learning_rates`
 
@@ -367,6 +371,8 @@ def check(config: Config) -> None:
             f"model.segment_overlap must be below model.segment_length, "
             f"{config.model.segment_length}, got {config.model.segment_overlap}."
         )
+    if config.loss.rows == "labels":
+        _check_label_rows(config)
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
     if config.queue.size and "candidates" not in _options_of(config.loss.name):
@@ -402,6 +408,16 @@ def loss_options(config: LossConfig) -> dict[str, Any]:
 
 def _options_of(loss: str) -> frozenset[str]:
     return frozenset(inspect.signature(LOSSES[loss]).parameters)
+
+
+def _check_label_rows(config: Config) -> None:
+    for name, value, needed in (
+        ("loss.name", config.loss.name, "supcon"),
+        ("model.pooling", config.model.pooling, "label_wise"),
+        ("queue.size", config.queue.size, 0),
+    ):
+        if value != needed:
+            raise InputError(f"loss.rows='labels' needs {name}={needed}, got {value!r}.")
 
 
 def unused(config: Config) -> list[str]:

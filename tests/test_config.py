@@ -101,6 +101,13 @@ def test_options_that_exclude_each_other():
     config.queue.size, config.loss.name = 512, "prototype"
     with pytest.raises(ValueError, match="queue.size is for losses with candidates, not for 'pro"):
         check(config)
+    config = Config()
+    config.loss.rows = "labels"
+    with pytest.raises(ValueError, match="loss.rows='labels' needs loss.name=supcon, got 'sd'"):
+        check(config)
+    config.loss.name = "supcon"
+    with pytest.raises(ValueError, match="loss.rows='labels' needs model.pooling=label_wise"):
+        check(config)
     with pytest.raises(ValueError, match="select_by='contrastive' needs recipe 'joint'"):
         check(Config(recipe="finetune", select_by="contrastive"))
     with pytest.raises(ValueError, match="'contrastive' needs a contrastive_weight above 0"):

@@ -1,7 +1,8 @@
 """Flax NNX encoders, by a registry, and heads."""
 
 from sdjax.models.bert import Bert
-from sdjax.models.encoders import MLP, ConvNet
+from sdjax.models.encoders import MLP, ConvNet, TokenStates
+from sdjax.models.label_attention import LabelAttention
 from sdjax.models.model import Model, Projection
 from sdjax.models.published import Pretrained, pretrained
 from sdjax.models.published_images import PretrainedImages
@@ -14,11 +15,13 @@ __all__ = [
     "MLP",
     "Bert",
     "ConvNet",
+    "LabelAttention",
     "Model",
     "Pretrained",
     "PretrainedImages",
     "Projection",
     "ResNet",
+    "TokenStates",
     "ViT",
     "make_encoder",
     "pretrained",

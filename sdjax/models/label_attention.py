@@ -64,9 +64,19 @@ class LabelAttention(nnx.Module):
         """Weights a_ct of the tokens for each label, float32 [B, C, T], all at once."""
         return _attention(self._keys(tokens), tokens.mask, self.queries[...].astype(self.dtype))
 
-    def embeddings(self, tokens: TokenStates) -> Array:
-        """Embeddings v_c of each text for each label, float32 [B, C, H], all at once."""
+    def embeddings(self, tokens: TokenStates, indices: Array | None = None) -> Array:
+        """Embeddings v_c of B texts for labels, all at once.
+
+        Args:
+          tokens: of the texts.
+          indices: labels of each text, int [B, L]; None is all labels of all texts.
+
+        Returns:
+          float32 [B, L, H], or [B, C, H].
+        """
         states, queries = tokens.states.astype(self.dtype), self.queries[...].astype(self.dtype)
+        if indices is not None:
+            queries = queries[indices]
         return _vectors(self._keys(tokens), states, tokens.mask, queries).astype(jnp.float32)
 
     def _keys(self, tokens: TokenStates) -> Array:
@@ -91,8 +101,9 @@ class LabelAttention(nnx.Module):
 
 
 def _attention(keys: Array, mask: Array, queries: Array) -> Array:
-    """Softmax over the tokens in `mask` of queries [C, A] and keys [B, T, A], float32 [B, C, T]."""
-    logits = jnp.einsum("bta,ca->bct", keys, queries).astype(jnp.float32)
+    """Softmax over the tokens in `mask`, float32 [B, C, T], of queries [C, A] or [B, C, A]."""
+    logits = jnp.einsum("bta,ca->bct" if queries.ndim == 2 else "bta,bca->bct", keys, queries)
+    logits = logits.astype(jnp.float32)
     logits = jnp.where(mask[:, None], logits, jnp.finfo(jnp.float32).min)
     return jax.nn.softmax(logits, axis=-1)
 

@@ -10,6 +10,7 @@ from jax.typing import DTypeLike
 
 from sdjax.config import LEAST_TEMPERATURE, LossConfig, ModelConfig
 from sdjax.errors import InputError
+from sdjax.labels import LabelIndices
 from sdjax.losses import PROTOTYPE_LOSSES
 from sdjax.models.encoders import TokenStates
 from sdjax.models.label_attention import LabelAttention
@@ -74,6 +75,22 @@ class Model(nnx.Module):
     def project(self, representation: Representation) -> Array:
         """Embeddings float32 [B, D] to contrast, of representations."""
         return self.projection(self.pooled(representation)).astype(jnp.float32)
+
+    def project_labels(self, representation: TokenStates, labels: Any) -> Array:
+        """Embeddings float32 of each example for labels, each by its own attention.
+
+        Args:
+          representation: of B examples.
+          labels: multi-hot [B, C], or `LabelIndices` [B, L].
+
+        Returns:
+          [B, C, D] for all labels; or [B, L, D] for those of the lists, whatever at their padding.
+        """
+        indices = None
+        if isinstance(labels, LabelIndices):
+            indices = jnp.maximum(jnp.asarray(labels.indices), 0)
+        vectors = self.classifier.embeddings(representation, indices)
+        return self.projection(vectors).astype(jnp.float32)
 
     def classify(self, representation: Representation) -> Array:
         """Logits float32 [B, C] of representations."""

@@ -211,7 +211,9 @@ class Objective:
             if not phase.trains_encoder:
                 h = jax.lax.stop_gradient(h)
             results = {}
-            if wants_z:
+            if wants_z and self.config.loss.rows == "labels":
+                results["z"] = model.project_labels(h, rows["labels"])
+            elif wants_z:
                 results["z"] = model.project(h)
             if wants_logits:
                 results["supervised"] = classifier_loss(
@@ -229,13 +231,15 @@ class Objective:
         """The contrastive loss, and the temperature where it is learned."""
         config, metrics = self.config.loss, {}
         temperature: Any = config.temperature
-        given = [z, _labels_of(config, rows["labels"])]
+        given, where = [z, _labels_of(config, rows["labels"])], rows["where"]
+        if config.rows == "labels":
+            *given, where = _label_rows(z, rows["labels"], where)
         if config.learn_temperature:
             temperature = self._loss_parameters(weights).temperature
             metrics["temperature"] = temperature
         if config.name in losses.PROTOTYPE_LOSSES:
             given.append(self._loss_parameters(weights).prototypes[...])
-        options = {"temperature": temperature, "where": rows["where"]}
+        options = {"temperature": temperature, "where": where}
         if candidates is not None:
             others, labels, options["candidate_where"] = candidates
             given += [others, _labels_of(config, labels)]
@@ -284,3 +288,19 @@ def _side_by_side(first: Batch, second: Batch) -> Batch:
 
 def _labels_of(config: LossConfig, labels: Any) -> Any:
     return class_ids(labels) if config.name == "supcon" else labels
+
+
+def _label_rows(z: Array, labels: Any, where: Array) -> tuple[Array, Array, Array]:
+    """(embeddings, classes, where) of a row for each label of each example; see `rows_from_labels`.
+
+    Args:
+      z: of all labels [B, C, D], or of those of the lists [B, L, D].
+      labels: multi-hot [B, C], or `LabelIndices` [B, L].
+      where: bool [B].
+    """
+    if not isinstance(labels, LabelIndices):
+        rows = losses.rows_from_labels(z, labels, where)
+        return rows.z, rows.class_ids, rows.where
+    indices = jnp.asarray(labels.indices)
+    present = (indices >= 0) & where[:, None]
+    return z.reshape(-1, z.shape[-1]), jnp.maximum(indices, 0).reshape(-1), present.reshape(-1)

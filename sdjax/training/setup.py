@@ -150,7 +150,8 @@ def make_setup(
     check_equal({**config_lib.flat(config), **sizes, "labels": dataset.num_classes})
     check_batch_size(config.batch_size, len(train), config.microbatches, mesh)
     momentum_queue.check(config)
-    if config.loss.name == "supcon" and config.recipe != "bce":
+    single = config.loss.name == "supcon" and config.loss.rows == "examples"
+    if single and config.recipe != "bce":
         for split, source in (("train", train), ("validation", dataset.validation)):
             _check_single_label(split, source.labels)
     labelled = label_sets.counts(dataset.validation.labels).any()

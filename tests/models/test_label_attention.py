@@ -13,6 +13,7 @@ from sdjax.models.encoders import TokenStates
 from sdjax.models.label_attention import LabelAttention
 
 B, T, H, A, C = 3, 6, 4, 5, 7
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def make(chunk=512):
@@ -50,10 +51,11 @@ def expected(module, given):
 def test_values_are_those_of_the_equations(chunk):
     module, given = make(chunk), tokens()
     logits, vectors = expected(module, given)
-    np.testing.assert_allclose(module(given), logits, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(module.block(given, 2, 4), logits[:, 2:6], rtol=1e-4, atol=1e-5)
+    block = nnx.jit(lambda module, given: module.block(given, 2, 4))(module, given)
+    np.testing.assert_allclose(nnx.jit(LabelAttention.__call__)(module, given), logits, **CLOSE)
+    np.testing.assert_allclose(block, logits[:, 2:6], **CLOSE)
     if chunk == 512:
-        np.testing.assert_allclose(module.embeddings(given), vectors, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(module.embeddings(given), vectors, **CLOSE)
         attention = np.asarray(module.attention(given))
         np.testing.assert_allclose(attention.sum(axis=-1), 1, rtol=1e-6)
         assert not attention[~np.broadcast_to(given.mask[:, None], attention.shape)].any()
@@ -77,7 +79,7 @@ def test_gradients_by_chunks_are_those_of_all_labels_at_once():
     given = tokens()
     for a, b in zip(gradients(make(), given), gradients(make(chunk=3), given)):
         assert np.abs(a).max() > 1e-3
-        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(a, b, **CLOSE)
 
 
 def test_a_text_without_tokens_is_finite():
@@ -108,7 +110,7 @@ def test_chunks_hold_less():
 def test_segments_against_loops(width, length, overlap):
     """Every token comes back once, from the segment in which it is further from the edge."""
     x = np.arange(1, 2 * width + 1).reshape(2, width)
-    parts = np.asarray(segments.split(jnp.asarray(x), length, overlap))
+    parts = np.asarray(jax.jit(segments.split, static_argnums=(1, 2))(x, length, overlap))
     stride = length - overlap
     count = len(parts) // 2
     assert (count - 1) * stride < width - overlap or count == 1
@@ -118,8 +120,9 @@ def test_segments_against_loops(width, length, overlap):
         text, place = divmod(number, count)
         np.testing.assert_array_equal(parts[number], padded[text, place * stride :][:length])
         origin[number] = place
-    states = jnp.stack([jnp.asarray(parts), jnp.asarray(origin)], axis=-1)
-    joined = np.asarray(segments.join(states, 2, width, overlap))
+    states = np.stack([parts, origin], axis=-1)
+    joined = jax.jit(segments.join, static_argnums=(1, 2, 3))(states, 2, width, overlap)
+    joined = np.asarray(joined)
     np.testing.assert_array_equal(joined[..., 0], x)
     for token in range(width):
         holding = [i for i in range(count) if i * stride <= token < i * stride + length]

@@ -10,13 +10,12 @@ import pytest
 from flax import nnx
 from published_models import FOLDER
 
-from sdjax import LabelIndices
+from sdjax import LabelIndices, supcon_loss
 from sdjax.config import Config, SupervisedConfig
-from sdjax.data import Dataset, TextSource
+from sdjax.data import ArraySource, Dataset, TextSource
 from sdjax.data.tokens import Tokens
 from sdjax.errors import InputError
-from sdjax.models.encoders import TokenStates
-from sdjax.models.label_attention import LabelAttention
+from sdjax.models import LabelAttention, TokenStates, registry
 from sdjax.training import load, make_setup, score, train
 from sdjax.training import objective as objective_lib
 from sdjax.training.evaluate import make_forward, run_model
@@ -84,9 +83,60 @@ def test_lists_and_blocks_of_labels_give_the_loss_of_all(monkeypatch):
     values = []
     for labels, block in ((hot, 4096), (lists, 4096), (lists, 4)):
         monkeypatch.setattr(objective_lib, "LABEL_BLOCK", block)
-        values.append(objective_lib.classifier_loss(model, tokens, labels, SupervisedConfig()))
+        loss = jax.jit(lambda x, y: objective_lib.classifier_loss(model, x, y, SupervisedConfig()))
+        values.append(loss(tokens, labels))
     for value in values[1:]:
         np.testing.assert_allclose(value, values[0], rtol=1e-5)
+
+
+class Reader(nnx.Module):
+    """A linear layer of each token."""
+
+    pooling = "label_wise"
+
+    def __init__(self, rngs):
+        self.linear, self.out_features = nnx.Linear(3, 4, rngs=rngs), 4
+
+    def __call__(self, x, *, rngs=None, where=None):
+        return TokenStates(self.linear(x), jnp.ones(x.shape[:2], bool))
+
+
+@pytest.mark.parametrize("kind", ["multi-hot", "indices"])
+def test_labels_of_examples_are_contrasted(kind, monkeypatch):
+    """Rows are (example, label), of two views: SupCon of them, padding left out."""
+    monkeypatch.setitem(registry.ENCODERS, "reader", registry.Encoder(_reader, "", lambda _: True))
+    config = Config(recipe="joint", batch_size=6, contrastive_weight=1.0)
+    config.loss.name, config.loss.rows, config.loss.temperature = "supcon", "labels", 0.5
+    config.model.encoder, config.model.pooling = "reader", "label_wise"
+    config.model.projection_dim = 5
+    random = np.random.default_rng(0)
+    hot = (random.random((6, CLASSES)) < 0.4).astype(np.uint8)
+    labels = hot
+    if kind == "indices":
+        lists = np.sort(np.where(hot, np.arange(CLASSES), -1), axis=1)[:, ::-1]
+        labels = LabelIndices(lists[:, : hot.sum(axis=1).max()].astype(np.int32), CLASSES)
+    x = random.normal(size=(6, 5, 3)).astype(np.float32)
+    split = ArraySource(x, labels)
+    dataset = Dataset("toy", split, split, split, tuple("abcdef"))
+    setup = make_setup(config, dataset=dataset, mesh=make_mesh(devices=jax.devices()[:1]))
+    state = setup.initial_state()
+    weights = jax.tree.map(lambda x: x[0], state.best)
+    where = np.arange(6) < 5
+    batch = {"x": x, "labels": labels, "where": where}
+    objective = objective_lib.Objective(setup.program, setup.phases[0], setup.graph, setup.mesh)
+    aux = jax.tree.map(lambda x: x[0], state.aux)
+    loss = jax.jit(lambda params: objective(params, aux, batch, jax.random.key(0), True))
+    metrics = loss(weights.params)[1][1]
+    model = nnx.merge(setup.graph, *weights)
+    vectors = model.projection(model.classifier.embeddings(model.encode(x)))
+    places = [(row, label) for row, label in np.argwhere(hot) if where[row]] * 2
+    z = jnp.stack([vectors[place] for place in places])
+    expected = supcon_loss(z, jnp.array([label for _, label in places]), temperature=0.5)
+    np.testing.assert_allclose(metrics["contrastive"], expected, rtol=1e-5)
+
+
+def _reader(config, spec, rngs):
+    return Reader(rngs)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,10 @@ class DataConfig:
 
 @dataclass(unsafe_hash=True)
 class AugmentConfig:
-    """The random views of an example. Vectors use the `feature_*` fields, images the others."""
+    """The random views of an example.
+
+    Vectors use the `feature_*` fields, texts `token_drop`, images the others.
+    """
 
     feature_mask: float = share(0.2)  # probability that a feature is replaced
     feature_fill: str = choice("zero", MASK_FILLS)  # zero is the mean; sample of the batch
@@ -140,6 +143,7 @@ class AugmentConfig:
     aspect: float = number(1.0, least=1)
     erase: float = number(0.25, least=0, most=1)  # largest side of the erased part
     flip: bool = False  # random left-right mirror images
+    token_drop: float = share(0.0)  # probability that a token of a text is left out
     # Brightness, contrast and saturation, each times a number in [1 - jitter, 1 + jitter].
     jitter: float = number(0.0, least=0, most=1)
     hue: float = number(0.0, least=0, most=0.5)  # largest turn, of the circle of colours

@@ -59,6 +59,28 @@ def random_view(
     return jnp.where(where.reshape(-1, *[1] * (rank - 1)), view, x)
 
 
+def text_view(
+    key: Array, x: dict[str, Array], where: Array, config: AugmentConfig
+) -> dict[str, Array]:
+    """A random view of each text: tokens are left out, but never the first one.
+
+    Args:
+      key: a PRNG key.
+      x: {"ids" [B, T], "mask" bool [B, T]}, and what else there is of each token.
+      where: bool [B]; rows that are False stay as they are.
+      config: `token_drop` is the probability.
+
+    Returns:
+      x with another mask, which no encoder looks behind. Without `token_drop`, x itself.
+    """
+    _check_share("token_drop", config.token_drop)
+    if not config.token_drop:
+        return x
+    dropped = jax.random.bernoulli(key, config.token_drop, x["mask"].shape)
+    first = jnp.arange(x["mask"].shape[1]) == 0
+    return {**x, "mask": x["mask"] & (first | ~dropped | ~where[:, None])}
+
+
 def _vector_view(key: Array, x: Array, where: Array, config: AugmentConfig) -> Array:
     _check_share("feature_mask", config.feature_mask)
     one_of("augment.feature_fill", config.feature_fill, MASK_FILLS)

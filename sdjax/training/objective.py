@@ -13,7 +13,7 @@ from sdjax import config as config_lib
 from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import AugmentConfig, Config, LossConfig, SupervisedConfig
-from sdjax.data.augment import random_view
+from sdjax.data.augment import random_view, text_view
 from sdjax.labels import LabelIndices, num_classes, num_rows
 from sdjax.models import Model
 from sdjax.training import momentum_queue
@@ -271,8 +271,11 @@ class Objective:
 
 
 def _view(key: Array, batch: Batch, config: AugmentConfig) -> Batch:
-    """The batch with a random view of each example; other inputs than vectors and images stay."""
+    """The batch with a random view of each example, or itself where nothing changes an input."""
     x = batch["x"]
+    if isinstance(x, dict) and {"ids", "mask"} <= x.keys():
+        view = text_view(key, x, batch["where"], config)
+        return batch if view is x else {**batch, "x": view}
     kind = {2: "vector", 4: "image"}.get(x.ndim) if hasattr(x, "ndim") else None
     if kind is None or not jnp.issubdtype(x.dtype, jnp.floating):
         return batch

@@ -9,6 +9,7 @@ import pytest
 
 from sdjax.config import AugmentConfig
 from sdjax.data import random_view
+from sdjax.data.augment import text_view
 
 KEY = jax.random.key(0)
 VECTORS = jax.random.normal(jax.random.key(1), (64, 50)) + 5
@@ -207,3 +208,20 @@ def test_wrong_shapes():
         random_view(KEY, VECTORS, None, AugmentConfig(), "image")
     with pytest.raises(ValueError, match=r"where must be \[64\], got \(3,\)"):
         random_view(KEY, VECTORS, jnp.ones(3, bool), AugmentConfig(), "vector")
+
+
+def test_tokens_are_left_out():
+    lengths = jnp.arange(1, 65)
+    texts = {"ids": jnp.arange(64 * 40).reshape(64, 40), "mask": jnp.arange(40) < lengths[:, None]}
+    where = jnp.arange(64) < 60
+    view = text_view(KEY, texts, where, AugmentConfig(token_drop=0.3))
+    before, after = texts["mask"], view["mask"]
+    assert (view["ids"] == texts["ids"]).all()
+    assert not (after & ~before).any() and after[:, 0].all()
+    assert (after[60:] == before[60:]).all()
+    kept = float(after[:60, 1:].sum() / before[:60, 1:].sum())
+    assert abs(kept - 0.7) < 0.05
+    assert (
+        text_view(jax.random.key(9), texts, where, AugmentConfig(token_drop=0.3))["mask"] != after
+    ).any()
+    assert text_view(KEY, texts, where, AugmentConfig()) is texts

@@ -5,8 +5,6 @@ References:
   (https://arxiv.org/abs/1802.05695).
 """
 
-VERSIONS = (9, 10)
-
 
 def with_point(code: str, version: int, diagnosis: bool) -> str:
     """A code with its point, which databases leave out.

@@ -28,48 +28,80 @@ from sdjax.study import space as space_lib
 _BASELINES = ("extra_trees", "logistic_regression", "nearest_neighbors")
 _SEVERAL = ("grid", "data", "space")  # flags that take all the words behind them
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the study; by default runs/study_CONFIG."
-)
-_GRID = flags.DEFINE_multi_string(
-    "grid", [], "FIELD=VALUE,VALUE,... of the config, several behind one flag; all combinations."
-)
-_DATA = flags.DEFINE_multi_string(
-    "data",
-    [],
-    "'NAME: FIELD=VALUE ...', a data set by the fields in which it differs from --config; one of "
-    "them may be config=NAME, for a config of its own.",
-)
-_SEEDS = flags.DEFINE_integer("seeds", 1, "Runs of each method on each data set.")
-_BUDGET = flags.DEFINE_string(
-    "budget", None, "Time, as 30m or 1h30m: only as many whole rounds of seeds as it holds."
-)
-_WITH_BASELINES = flags.DEFINE_bool(
-    "baselines", False, "Models of scikit-learn beside the methods: " + ", ".join(_BASELINES) + "."
-)
-_TUNE = flags.DEFINE_integer(
-    "tune", 0, "Trials, judged on validation, that tune each method before it is run (Optuna)."
-)
-_SPACE = flags.DEFINE_multi_string(
-    "space",
-    [],
-    "What is tuned: FIELD=LOW..HIGH, FIELD=LOW..HIGH:log or FIELD=VALUE,VALUE,...; by default "
-    "learning rates, dropout, temperature and contrastive weight.",
-)
-_SAMPLER = flags.DEFINE_enum("sampler", "tpe", ["tpe", "random"], "How trials are chosen.")
-_TUNED_BY = flags.DEFINE_enum(
-    "tuned_by", "mAP", config_lib.VALIDATION_METRICS, "The metric of validation that judges them."
-)
-_REFERENCE = flags.DEFINE_string(
-    "reference", None, "Method that the others are tested against; bce, else the first, by default."
-)
-_RETRY = flags.DEFINE_bool("retry_failed", False, "Make the runs again that failed.")
-_KEEP = flags.DEFINE_bool("keep_checkpoints", False, "Leave the checkpoints of runs that have any.")
-_DEBUG = flags.DEFINE_bool("debug", False, "Show the traceback of every error.")
+
+def define_flags(values: flags.FlagValues) -> None:
+    """Defines the flags of the command."""
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the study; by default runs/study_CONFIG.", flag_values=values
+    )
+    flags.DEFINE_multi_string(
+        "grid",
+        [],
+        "FIELD=VALUE,VALUE,... of the config, several behind one flag; all combinations.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "data",
+        [],
+        "'NAME: FIELD=VALUE ...', a data set by the fields in which it differs from --config; one "
+        "of them may be config=NAME, for a config of its own.",
+        flag_values=values,
+    )
+    flags.DEFINE_integer("seeds", 1, "Runs of each method on each data set.", flag_values=values)
+    flags.DEFINE_string(
+        "budget",
+        None,
+        "Time, as 30m or 1h30m: only as many whole rounds of seeds as it holds.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "baselines",
+        False,
+        "Models of scikit-learn beside the methods: " + ", ".join(_BASELINES) + ".",
+        flag_values=values,
+    )
+    flags.DEFINE_integer(
+        "tune",
+        0,
+        "Trials, judged on validation, that tune each method before it is run (Optuna).",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "space",
+        [],
+        "What is tuned: FIELD=LOW..HIGH, FIELD=LOW..HIGH:log or FIELD=VALUE,VALUE,...; by default "
+        "learning rates, dropout, temperature and contrastive weight.",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "sampler", "tpe", ["tpe", "random"], "How trials are chosen.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "tuned_by",
+        "mAP",
+        config_lib.VALIDATION_METRICS,
+        "The metric of validation that judges them.",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "reference",
+        None,
+        "Method that the others are tested against; bce, else the first, by default.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("retry_failed", False, "Make the runs again that failed.", flag_values=values)
+    flags.DEFINE_bool(
+        "keep_checkpoints",
+        False,
+        "Leave the checkpoints of runs that have any.",
+        flag_values=values,
+    )
+    flags.DEFINE_bool("debug", False, "Show the traceback of every error.", flag_values=values)
 
 
 def run() -> None:
     """The command: reads `sys.argv`."""
+    define_flags(flags.FLAGS)
     stop.with_a_line("The same command goes on with what is left.")
     sys.argv = spread(sys.argv)
     run_with_config(main)
@@ -93,30 +125,33 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    name = Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = Path(_WORKDIR.value or Path("runs") / f"study_{name}")
+    given = flags.FLAGS
+    name = Path(config_flags.get_config_filename(given["config"])).stem
+    workdir = Path(given.workdir or Path("runs") / f"study_{name}")
     print(f"sdjax {__version__}: study of {name}, in {workdir}", file=sys.stderr, flush=True)
     # It takes seconds to import.
     from sdjax import training
     from sdjax.study import study
 
-    with training.reported_errors(debug=_DEBUG.value):
-        plan = make_plan(sys.argv[1:], flags.FLAGS.config, name)
+    with training.reported_errors(debug=given.debug):
+        plan = make_plan(sys.argv[1:], given.config, name, given)
         frame = study.run(
             plan,
             workdir,
-            budget=seconds(_BUDGET.value) if _BUDGET.value else None,
-            keep_checkpoints=_KEEP.value,
-            retry_failed=_RETRY.value,
+            budget=seconds(given.budget) if given.budget else None,
+            keep_checkpoints=given.keep_checkpoints,
+            retry_failed=given.retry_failed,
             title=f"Study of {', '.join(plan.data)}",
-            reference=_REFERENCE.value or "",
+            reference=given.reference or "",
             told=typed_command(),
         )
         print(f"Runs     {workdir / 'runs.parquet'} ({len(frame)} rows)")
         print(f"Report   {workdir / 'report' / 'report.html'}")
 
 
-def make_plan(arguments: Sequence[str], config: Config, name: str) -> plan_lib.Plan:
+def make_plan(
+    arguments: Sequence[str], config: Config, name: str, given: flags.FlagValues
+) -> plan_lib.Plan:
     """The plan that the flags make.
 
     Args:
@@ -124,26 +159,27 @@ def make_plan(arguments: Sequence[str], config: Config, name: str) -> plan_lib.P
         set.
       config: of `--config`, with these fields set.
       name: of its file.
+      given: the other flags.
     """
     typed = typed_overrides(arguments)
     config = config_lib.without_overrides(config, [word.partition("=")[0] for word in typed])
     first = plan_lib.DataSet(config, name, _given(name))
-    data = dict(_data_set(text, first, typed) for text in _DATA.value)
-    grid = [plan_lib.parse_axis(text) for text in _GRID.value]
+    data = dict(_data_set(text, first, typed) for text in given.data)
+    grid = [plan_lib.parse_axis(text) for text in given.grid]
     if len(dict(grid)) < len(grid):
         raise InputError(f"--grid names a field twice: {', '.join(axis for axis, _ in grid)}.")
-    space = tuple(space_lib.parse(text).checked(config) for text in _SPACE.value)
-    if not space and _TUNE.value:
+    space = tuple(space_lib.parse(text).checked(config) for text in given.space)
+    if not space and given.tune:
         space = tuple(e for e in space_lib.default(config) if e.name not in dict(grid))
     return plan_lib.Plan(
         data=data or {_data_name(config): first},
         grid=dict(grid),
-        seeds=_SEEDS.value,
-        baselines=_BASELINES if _WITH_BASELINES.value else (),
-        trials=_TUNE.value,
+        seeds=given.seeds,
+        baselines=_BASELINES if given.baselines else (),
+        trials=given.tune,
         space=space,
-        sampler=_SAMPLER.value,
-        tuned_by=_TUNED_BY.value,
+        sampler=given.sampler,
+        tuned_by=given.tuned_by,
     )
 
 

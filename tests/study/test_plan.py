@@ -5,7 +5,6 @@ import dataclasses
 
 import pytest
 from absl import flags
-from absl.testing import flagsaver
 
 from sdjax.config import Config, LossConfig
 from sdjax.errors import InputError
@@ -149,9 +148,10 @@ def test_data_sets_from_flags():
     argv = ["study", "--config.model.width=7", "--data", "a: data.name=digits"]
     argv += ["b: config=own_data data.train='x y.csv' recipe=bce", "--seeds=3", "--tune=2"]
     arguments = command_line.spread(argv)
-    with flagsaver.flagsaver():
-        flags.FLAGS(["study", *(each for each in arguments[1:] if "config." not in each)])
-        plan = command_line.make_plan(arguments[1:], Config(), "yeast")
+    given = flags.FlagValues()
+    command_line.define_flags(given)
+    given(["study", *(each for each in arguments[1:] if "config." not in each)])
+    plan = command_line.make_plan(arguments[1:], Config(), "yeast", given)
     first, second = plan.data["a"], plan.data["b"]
     assert (first.config.data.name, first.base) == ("digits", "yeast")
     assert (second.config.data.train, second.base) == ("x y.csv", "own_data")

@@ -119,7 +119,7 @@ class DataConfig:
     image_std: tuple[float, ...] = ()
     image: str = ""  # files: the column or field of the images to learn from, names of files
     images: str = ""  # the folder of those files; "" is that of the table
-    text: str = ""  # files: the column or field of the texts to learn from, instead of features
+    text: str = ""  # the column, field or TFDS feature of the texts to learn from
     # Texts: where their tokenizer.json lies (a folder, or an id of the Hugging Face hub); "" is
     # model.weights.
     tokenizer: str = ""
@@ -187,6 +187,9 @@ class ModelConfig:
     members: int = count(1)  # networks trained side by side, whose logits are averaged
     dtype: str = choice("float32", DTYPES)  # of the computation alone
     remat: bool = False  # compute activations anew in the backward pass, layer by layer
+    # The classifier's bias starts at the log-odds of each label in train, not at 0: short
+    # fine-tuning need not learn first that labels are rare.
+    prior_bias: bool = False
     init_from: str = ""  # workdir of a run whose parameters this one starts from
     # Pretrained weights, for encoders that can load them: a safetensors file or a folder, with
     # config.json, or an id of the Hugging Face hub.

@@ -88,7 +88,7 @@ def load(config: DataConfig) -> Dataset:
         raise InputError(f"data.split_seed must be 0 or more, got {config.split_seed}.")
     one_of("data.missing", config.missing, MISSING)
     one_of("data.scaling", config.scaling, SCALINGS)
-    for field in ("text", "image", "images"):
+    for field in ("image", "images"):
         if getattr(config, field) and config.name != "files":
             raise InputError(f"data.{field} is for files; data.name is {config.name!r}.")
     if config.text and config.image:

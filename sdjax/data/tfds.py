@@ -156,7 +156,6 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
     origin = f"{config.name} {split}"
     features = builder.info.features
     labels = tfds_features.find_labels(config.name, features, config.label_key)
-    inputs = tfds_features.find_inputs(config.name, features, config.input_key, labels.keys)
     try:
         records = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES
@@ -165,6 +164,12 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
         raise InputError(f"data.{option} {split!r} is no split of {origin}: {error}") from error
     lists = [labels.indices(labels.parse(records[row])) for row in range(len(records))]
     label_sets = from_lists(lists, len(labels.names))
+    if config.text:
+        text = tfds_features.find_text(config.name, features, config.text)
+        texts = np.empty(len(records), object)
+        texts[:] = [text(records[row]) for row in range(len(records))]
+        return Examples(origin, texts, label_sets, labels.names)
+    inputs = tfds_features.find_inputs(config.name, features, config.input_key, labels.keys)
     if inputs.channels:
         if not (config.image_size or inputs.fixed_size):
             raise InputError(

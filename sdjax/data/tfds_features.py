@@ -94,9 +94,23 @@ def find_inputs(name: str, features: Any, key: str, label_keys: Sequence[str]) -
     raise InputError(
         f"{name}: {'several inputs' if images or vectors else 'no input'} found"
         f"{f' under data.input_key {key!r}' if key else ''}; an image, a vector of numbers, or "
-        "numbers by name are expected (text has to be turned into vectors first, and read from "
-        f"a file). Set data.input_key. Features: {_described(features)}."
+        "numbers by name are expected, or a text, named by data.text. Set data.input_key. "
+        f"Features: {_described(features)}."
     )
+
+
+def find_text(name: str, features: Any, key: str) -> Callable[[bytes], str]:
+    """What reads the text `key` of a record.
+
+    Raises:
+      ValueError: if it is no text, listing the features.
+    """
+    import tensorflow_datasets as tfds
+
+    if not isinstance(_get(features, key), tfds.features.Text):
+        raise InputError(f"{name}: data.text {key!r} is no text. Features: {_described(features)}.")
+    parse = _field(_parser({key: features[key]}), key)
+    return lambda record: parse(record).decode("utf-8", "replace")
 
 
 def _class_labels(features: Any, key: str) -> LabelFeature | None:

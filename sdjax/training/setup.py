@@ -282,10 +282,24 @@ def _initial_weights(
         parts = [nnx.filter_state(state, lambda path, _: path[0] == "encoder") for state in states]
         members = config.model.members
         initial = Weights(*jax.tree.map(lambda x: np.stack([x] * members), parts))
-    if not supervised.needs_counts(config.supervised):
+    weighted = supervised.needs_counts(config.supervised)
+    biased = config.model.prior_bias and not config.model.init_from
+    if not (weighted or biased):
         return initial
     params, variables = initial or Weights(nnx.State({}), nnx.State({}))
-    return Weights(params, nnx.merge_state(variables, _label_weights(config, dataset)))
+    if weighted:
+        variables = nnx.merge_state(variables, _label_weights(config, dataset))
+    if biased:
+        params = nnx.merge_state(params, _prior_bias(config, dataset))
+    return Weights(params, variables)
+
+
+def _prior_bias(config: Config, dataset: data_lib.Dataset) -> nnx.State:
+    """The classifier's bias, by the train split, for all members: log((n + ½) / (N − n + ½))."""
+    labels = dataset.train.labels
+    counts, rows = label_sets.counts(labels), label_sets.num_rows(labels)
+    bias = np.log((counts + 0.5) / (rows - counts + 0.5)).astype(np.float32)
+    return nnx.State({"classifier": {"bias": nnx.Param(np.stack([bias] * config.model.members))}})
 
 
 def _label_weights(config: Config, dataset: data_lib.Dataset) -> nnx.State:

@@ -142,8 +142,6 @@ def test_other_data_has_no_text_column(tmp_path):
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 2)), labels=np.eye(4))
     with pytest.raises(InputError, match=r"data.text is a column of .csv, .tsv, .parquet, .jsonl"):
         load(str(tmp_path / "a.npz"))
-    with pytest.raises(InputError, match="data.text is for files; data.name is 'yeast'"):
-        data.load(DataConfig(text="text"))
 
 
 def test_equal_texts_in_two_splits_are_found(tmp_path, caplog):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tfds_test_builders  # noqa: F401 (registers the sets)
 from PIL import Image
+from published_models import FOLDER
 
 from sdjax import data
 from sdjax.config import DataConfig
@@ -174,7 +175,7 @@ def test_coco_like(data_dir):
 
 
 def test_goemotions_like(data_dir):
-    with pytest.raises(ValueError, match=r"no input found.*text has to be turned.*comment \(Text"):
+    with pytest.raises(ValueError, match=r"no input found.*named by data.text.*comment \(Text"):
         load_set("sdjax_comments", data_dir)
     loaded = load_set("sdjax_comments", data_dir, input_key="size_*")
     assert sorted(loaded.label_names) == ["anger", "joy"]
@@ -185,6 +186,17 @@ def test_goemotions_like(data_dir):
     np.testing.assert_array_equal(only.test.labels[:, 0], [1, 0] * 3)
     with pytest.raises(ValueError, match="must name numbers; 'comment' are none"):
         load_set("sdjax_comments", data_dir, input_key="size_a,comment")
+
+
+def test_texts(data_dir):
+    model = {"tokenizer": str(FOLDER / "bert")}
+    loaded = load_set("sdjax_comments", data_dir, text="comment", **model)
+    assert (loaded.kind, sorted(loaded.label_names)) == ("text", ["anger", "joy"])
+    assert loaded.test.contents(np.arange(2)).tolist() == ["the cat 0", "the cat 1"]
+    ids = loaded.test.fetch(np.arange(2))["x"]["ids"]
+    assert ids[0, :5].tolist() == loaded.preprocess(["the cat 0"]).ids.tolist()
+    with pytest.raises(ValueError, match="data.text 'joy' is no text. Features: .*comment"):
+        load_set("sdjax_comments", data_dir, text="joy", **model)
 
 
 def test_tables(data_dir):

@@ -110,7 +110,13 @@ class SdjaxComments(Small):
 
     def example(self, k):
         joy = k % 2 == 0
-        return {"comment": "hm", "joy": joy, "anger": k % 3 == 0, "size_a": k / 2, "size_b": -k}
+        return {
+            "comment": f"the cat {k}",
+            "joy": joy,
+            "anger": k % 3 == 0,
+            "size_a": k / 2,
+            "size_b": -k,
+        }
 
 
 class SdjaxTable(Small):

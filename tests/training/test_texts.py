@@ -74,10 +74,14 @@ def state_of(config, workdir=None, devices=1):
 
 
 def test_a_run_starts_from_the_published_weights(config):
-    config.model.members = 2
+    config.model.members, config.model.prior_bias = 2, True
     setup = ready(config)
     assert setup.config.model.encoder == "bert" and setup.config.data.max_length == 20
-    params = setup.initial_state().params["encoder"]
+    params = setup.initial_state().params
+    share = np.asarray(setup.dataset.train.labels).mean(axis=0)
+    bias = np.asarray(params["classifier"]["bias"][...])
+    np.testing.assert_allclose(bias, [np.log(share / (1 - share))] * 2, rtol=0.05)
+    params = params["encoder"]
     found = arrays(params)
     expected = arrays(nnx.state(pretrained(MODEL).module, nnx.Param))
     assert found.keys() == expected.keys()

@@ -1,6 +1,6 @@
 """GoEmotions (official split) on a published text encoder: recipes and losses at equal epochs.
 
-    python benchmarks/goemotions.py --folder=DATA/goemotions --model=FOLDER --workdir=runs/goemotions
+    python benchmarks/goemotions.py --folder=DATA/goemotions --model=FOLDER
 
 DATA/goemotions holds the published train.tsv, dev.tsv, test.tsv (text, numbers of labels, id) and
 labels.txt. FOLDER is a model such as all-MiniLM-L6-v2. `--rows=N` trains on N rows of train, drawn

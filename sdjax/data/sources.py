@@ -164,7 +164,10 @@ class ArraySource(Source):
 
 
 class JoinedSource(Source):
-    """The rows of one source, then those of another, with the same labels."""
+    """The rows of one source, then those of another, with the same labels.
+
+    Where rows of both are called alike, those of the second are called "validation:NAME".
+    """
 
     def __init__(self, first: Source, second: Source):
         self._parts = (first, second)
@@ -177,6 +180,8 @@ class JoinedSource(Source):
     @property
     def names(self) -> np.ndarray:
         first, second = (part.names for part in self._parts)
+        if np.isin(second, first).any():  # of two files
+            first, second = first.astype(str), np.char.add("validation:", second.astype(str))
         return np.concatenate([first, second])
 
     def contents(self, rows: np.ndarray) -> Any:

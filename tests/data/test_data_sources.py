@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sdjax import LabelIndices, data
+from sdjax.config import DataConfig
 from sdjax.data import rows as rows_lib
 from sdjax.data.examples import Examples
 from sdjax.data.preprocess import Preprocess
@@ -146,3 +147,33 @@ def test_blocks_change_no_result(monkeypatch):
         check_binary("t", labels)
     labels[481, 6] = 1
     np.testing.assert_array_equal(check_binary("t", labels), labels)
+
+
+def test_rows_have_names_and_some_can_be_looked_at():
+    labels = np.ones((3, 1), np.uint8)
+    images = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2, 1)
+    plain = data.ArraySource(images, labels)
+    named = data.ArraySource(images, labels, names=np.array(["a", "b", "c"]))
+    assert plain.names.tolist() == [0, 1, 2] and named.names.tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(plain.contents(np.array([2, 0])), images[[2, 0]])
+    joined = data.JoinedSource(plain, named)
+    assert joined.names.tolist() == ["0", "1", "2", "a", "b", "c"]
+    np.testing.assert_array_equal(joined.contents(np.array([4, 0])), images[[1, 0]])
+    twice = data.JoinedSource(plain, plain).names.tolist()
+    assert twice == ["0", "1", "2", "validation:0", "validation:1", "validation:2"]
+    vectors = data.ArraySource(np.zeros((3, 2)), labels)
+    assert vectors.contents(np.array([0])) is None
+    assert data.JoinedSource(vectors, vectors).contents(np.array([0, 4])) is None
+
+
+def test_rows_that_were_split_off_keep_their_numbers(tmp_path):
+    path = tmp_path / "train.csv"
+    path.write_text("a,l\n" + "".join(f"{row},{row % 2}\n" for row in range(20)))
+    dataset = data.load(
+        DataConfig(name="files", train=str(path), validation="", test="", labels="l")
+    )
+    splits = (dataset.train, dataset.validation, dataset.test)
+    names = [split.names for split in splits]
+    assert sorted(np.concatenate(names).tolist()) == list(range(20))
+    for split, rows in zip(splits, names):
+        np.testing.assert_array_equal(split.raw_inputs(np.arange(len(split)))[:, 0], rows)

@@ -382,7 +382,7 @@ def check(config: Config) -> None:
         _check_label_rows(config)
     if config.queue.size and config.recipe == "bce":
         raise InputError("queue.size is for recipes with a contrastive loss, not for 'bce'.")
-    if config.queue.size and "candidates" not in _options_of(config.loss.name):
+    if config.queue.size and "candidates" not in options_of(config.loss.name):
         raise InputError(f"queue.size is for losses with candidates, not for {config.loss.name!r}.")
     if config.select_by == "contrastive":
         if config.recipe != "joint":
@@ -403,17 +403,18 @@ def loss_options(config: LossConfig) -> dict[str, Any]:
     options, default = {}, LossConfig()
     for name in LOSS_OPTIONS:
         value = getattr(config, name)
-        if name in _options_of(config.name):
+        if name in options_of(config.name):
             options[name] = value
         elif value != getattr(default, name):
-            takers = ", ".join(each for each in LOSSES if name in _options_of(each))
+            takers = ", ".join(each for each in LOSSES if name in options_of(each))
             raise InputError(f"loss.{name} is for {takers}, not for {config.name!r}.")
     if config.name == "msc" and config.alpha < 0:
         raise InputError(f"loss.alpha must be a number, at least 0 for msc, got {config.alpha}.")
     return {name: value for name, value in options.items() if value != ""}
 
 
-def _options_of(loss: str) -> frozenset[str]:
+def options_of(loss: str) -> frozenset[str]:
+    """The names of the arguments of a loss."""
     return frozenset(inspect.signature(LOSSES[loss]).parameters)
 
 
@@ -429,6 +430,17 @@ def _check_label_rows(config: Config) -> None:
 
 def unused(config: Config) -> list[str]:
     """Fields that were changed from their defaults, and do nothing in a run of this recipe."""
+    idle, default = idle_fields(config), flat(Config())
+    sections = tuple(each for each in idle if each.endswith("."))
+    return [
+        name
+        for name, value in flat(config).items()
+        if (name in idle or name.startswith(sections)) and value != default[name]
+    ]
+
+
+def idle_fields(config: Config) -> list[str]:
+    """Fields, and sections as "pretrain.", that do nothing in a run of `config`."""
     options = {"asl": ("gamma_pos", "gamma_neg", "clip"), "focal": ("gamma",)}
     options["class_balanced"] = ("beta",)
     idle = [
@@ -447,12 +459,7 @@ def unused(config: Config) -> list[str]:
         idle.append("loss.learn_temperature")
     if config.recipe == "joint" and not config.contrastive_weight:
         idle += ["queue.", "loss.learn_temperature"]
-    default, sections = flat(Config()), tuple(each for each in idle if each.endswith("."))
-    return [
-        name
-        for name, value in flat(config).items()
-        if (name in idle or name.startswith(sections)) and value != default[name]
-    ]
+    return idle
 
 
 def candidates(config: Config, kind: str) -> dict[str, Config]:

@@ -23,6 +23,7 @@ METRICS = {
     "nDCG": "retrieval.h.ndcg_at_*",
     "exact": "retrieval.h.exact_at_*",
     "kNN mAP": "retrieval.h.knn_mAP",
+    "linear mAP": "retrieval.h.linear_mAP",
 }
 DRAWN = ("mAP", "micro-F1", "nDCG", "exact")
 GROUPS = {f"{name} labels": f"test.{name}.mAP" for name in ("head", "medium", "tail")}
@@ -35,7 +36,8 @@ _ABOUT = (
     "tuned on validation; mAP is the mean over labels of average precision; neighbours are those "
     "of test rows among the rows of train, by the cosine of the encoder's embeddings h: nDCG has "
     "the Jaccard gain of the label sets, exact is the share of neighbours with just the same "
-    "labels, and kNN mAP that of their votes. Seconds are the median of a run's."
+    "labels, kNN mAP that of their votes; linear mAP is that of a linear classifier on h. Seconds "
+    "are the median of a run's."
 )
 _SEEDS = (
     "Over seeds the data are the same: intervals (95 %, BCa bootstrap) and tests tell how much is "
@@ -434,7 +436,7 @@ def _folded(title: str, text: str) -> str:
 
 
 def _mean(row: Frame) -> str:
-    spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.4f}"
+    spread = "" if math.isnan(row["std"]) else f" ± {row['std']:.4f}".replace("0.", ".", 1)
     return f"{row['mean']:.4f}{spread}"
 
 

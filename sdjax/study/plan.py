@@ -13,6 +13,7 @@ from typing import Any
 from sdjax import config as config_lib
 from sdjax.config import Config
 from sdjax.errors import InputError
+from sdjax.losses import LOSSES
 from sdjax.study.space import Parameter
 
 # How a run is carried out and what it tells, not what it computes.
@@ -161,17 +162,14 @@ class Plan:
 
 def _idle(config: Config) -> tuple[str, ...]:
     """Beginnings of the FIELD=VALUE that change nothing in a run of `config`."""
-    idle = []
-    if config.recipe in ("joint", "bce"):
-        idle.append("pretrain.")
+    idle = [each if each.endswith(".") else f"{each}=" for each in config_lib.idle_fields(config)]
+    if config.loss.name in LOSSES:  # else `check` tells of it
+        taken = config_lib.options_of(config.loss.name)
+        idle += [f"loss.{each}=" for each in config_lib.LOSS_OPTIONS if each not in taken]
     if config.recipe != "joint":
         idle.append("contrastive_weight=")
     if config.recipe == "bce":
         idle += ["loss.", "queue.", "model.projection_"]
-    if config.loss.name != "jaccard":
-        idle.append("loss.threshold=")
-    if config.loss.name != "mulsupcon":
-        idle.append("loss.normalizer=")
     return tuple(idle)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sdjax.config import Config, flat, from_dict
+from sdjax.config import Config, flat
 
 FILE = "runs.parquet"
 SPLITS = ("test", "test_tuned", "validation")
@@ -28,8 +28,10 @@ def make(entries: list[dict[str, Any]]) -> pd.DataFrame:
     Args:
       entries: of `sdjax.study.runs.record`.
     """
+    # A field that an earlier version did not know had what is its default now.
+    default = flat(Config())
     configs = [
-        flat(from_dict(Config, each["config"])) if "config" in each else {} for each in entries
+        {**default, **_flattened(each["config"])} if "config" in each else {} for each in entries
     ]
     varied = _varied(configs)
     rows = [
@@ -57,10 +59,21 @@ def _varied(configs: list[dict[str, Any]]) -> list[str]:
     known = [config for config in configs if config]
     return [
         name
-        for name in (known[0] if known else ())
+        for name in dict.fromkeys(name for each in known for name in each)
         if not name.startswith(_NO_VARIABLES)
-        and len({json.dumps(each[name]) for each in known}) > 1
+        and len({json.dumps(each.get(name)) for each in known}) > 1
     ]
+
+
+def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a config in JSON, by dotted names."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            found |= _flattened(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value
+    return found
 
 
 def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:

@@ -45,6 +45,8 @@ def test_fields_that_a_loss_has_no_use_for():
     assert names(grid) == ["sd", "jaccard threshold=0.3", "jaccard threshold=0.5"]
     assert names({}) == ["joint sd"]
     assert names({"pretrain.epochs": ("1", "2")}, Config(recipe="bce")) == ["bce"]
+    grid = {"supervised.name": ("bce", "focal"), "supervised.gamma": ("1", "2")}
+    assert names(grid) == ["bce", "focal gamma=1.0", "focal gamma=2.0"]
     both = {"pretrain.epochs": ("1", "2"), "supervise.epochs": ("1", "2")}
     assert names(both, Config(recipe="joint")) == ["epochs=1", "epochs=2"]
     # The short names are told apart by their order alone, which is no help to a reader.

@@ -207,8 +207,8 @@ class LossConfig:
     empty_sets: str = choice("disjoint", EMPTY_SETS)  # jaccard only: two sets without labels
     alpha: float = number(1.0)  # msc, mscwrg, mscrg only
     beta: float = number(0.1, above=0)  # msc only: weight of examples in the denominator
-    # What is contrasted: examples; or, with supcon and model.pooling=label_wise, an embedding of each
-    # example for each of its labels, where those of one label are positives (MulCon).
+    # What is contrasted: examples; or, with supcon and model.pooling=label_wise, an embedding of
+    # each example for each of its labels, where those of one label are positives (MulCon).
     rows: str = choice("examples", CONTRASTED)
     implementation: str = choice("auto", IMPLEMENTATIONS)
     learn_temperature: bool = False  # starting at `temperature`; see `learning_rates`

@@ -24,6 +24,11 @@ COLUMNS = {
     "MulSupCon form": "MulSupCon form",
     "pytorch-metric-learning": "pytorch-metric-learning, overlap",
 }
+RELATIVES = {
+    f"{name} {core}": f"sdjax {name}, {core}"
+    for name in ("prototype", "msc", "mscwrg", "mscrg", "label_wise")
+    for core in ("dense", "tiled")
+} | {"herocon": "sdjax herocon"}
 ROBUSTNESS = f"""# Losses: numerics
 
 ## What fails
@@ -35,6 +40,8 @@ and gradient that are not 0 where they should not be, the value within 10% and t
 50% of the same loss in float64 at the same rounded embeddings. A condition without a dtype holds
 for all three.
 """
+OF_RELATIVES = """The other losses of sdjax, in both cores where they have both:
+"""
 PRECISION = """
 ## Error of the gradient of `sdjax.sd_loss`
 
@@ -43,12 +50,12 @@ which alone is 1.7e-03. "Near duplicates": clusters of 16 rows, 1% apart, each w
 """
 
 
-def robustness_table() -> str:
+def robustness_table(columns: dict[str, str]) -> str:
     rows = []
     for name, batch in hard_cases().items():
-        cells = [symptoms.cell(BY_NAME[subject], batch) for subject in COLUMNS.values()]
+        cells = [symptoms.cell(BY_NAME[subject], batch) for subject in columns.values()]
         rows.append([name, *cells])
-    return markdown(["", *COLUMNS], rows, text_columns=1 + len(COLUMNS))
+    return markdown(["", *columns], rows, text_columns=1 + len(columns))
 
 
 def precision_table(sizes: list[int]) -> str:
@@ -66,7 +73,9 @@ def precision_table(sizes: list[int]) -> str:
 
 def main(argv: list[str]) -> None:
     del argv
-    text = ROBUSTNESS + "\n" + robustness_table()
+    text = "\n".join(
+        [ROBUSTNESS, robustness_table(COLUMNS), OF_RELATIVES, robustness_table(RELATIVES)]
+    )
     print(text)
     sizes = [256] if QUICK.value else [int(size) for size in SIZES.value]
     accuracy = PRECISION + "\n" + precision_table(sizes)

@@ -12,7 +12,7 @@ import pytest
 
 import sdjax
 
-OPTIONS = [("prototype", None), ("msc", 0.3), ("mscwrg", 0.5), ("mscwrg", -1.0), ("mscrg", 1.0)]
+OPTIONS = [("prototype", None), ("msc", 0.3), ("mscwrg", 0.5), ("mscrg", 1.0)]
 IMPLEMENTATIONS = ("dense", "tiled")
 
 

@@ -5,6 +5,8 @@ import dataclasses
 import numpy as np
 
 TEMPERATURE = 0.07
+# Of the losses with prototypes.
+ALPHA, BETA = 1.0, 0.1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +65,11 @@ def make_batch(case: Case, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     for row, size in enumerate(sizes):
         labels[row, :size] = rng.choice(case.num_classes, size, replace=False)
     return z, labels
+
+
+def make_prototypes(num_classes: int, dim: int) -> np.ndarray:
+    """Gaussian prototypes float32 [C, D], the same at each call."""
+    return np.random.default_rng(1).standard_normal((num_classes, dim), dtype=np.float32)
 
 
 def multi_hot(labels: np.ndarray, num_classes: int, dtype: type = np.float32) -> np.ndarray:

@@ -5,11 +5,14 @@ candidates, so that nothing is lost at low temperatures.
 """
 
 import dataclasses
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from peers.case import multi_hot
+
+Relative = Literal["prototype", "msc", "mscwrg", "mscrg", "label_wise", "herocon"]
+Weight = Literal["sd", "any", "mulsupcon", "ntxent"] | Relative
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Loss:
       include_self: the anchor is its own candidate.
     """
 
-    weight: Literal["sd", "any", "mulsupcon", "ntxent"] = "sd"
+    weight: Weight = "sd"
     divisor: Literal["positives", "weights", "none"] = "positives"
     mean: Literal["positive", "all", "labels"] = "positive"
     include_self: bool = False
@@ -36,7 +39,7 @@ class Loss:
             "ntxent": "NT-Xent",
         }
         parts = [
-            texts[self.weight],
+            texts.get(self.weight, self.weight),
             "divided by the sum of weights" if self.divisor == "weights" else "",
             "mean over all anchors" if self.mean == "all" else "",
             "anchors their own candidates" if self.include_self else "",
@@ -54,6 +57,12 @@ def value_and_gradient(
 ) -> tuple[float, np.ndarray]:
     """Value, and gradient [B, D] with respect to the embeddings before normalisation."""
     z = np.asarray(z, np.float64)
+    if loss.weight in get_args(Relative):
+        from peers import float64_relatives
+
+        return float64_relatives.value_and_gradient(
+            z, multi_hot(labels, num_classes, np.float64), temperature, loss.weight
+        )
     norm = np.linalg.norm(z, axis=1, keepdims=True)
     norm = np.where(norm > 0, norm, 1)
     u = z / norm

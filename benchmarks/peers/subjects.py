@@ -2,9 +2,9 @@
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, get_args
 
-from peers.float64 import Loss
+from peers.float64 import Loss, Relative
 
 # Memory that was freed stays with the process: no page faults in the next call.
 KEEP_MEMORY = {
@@ -51,6 +51,9 @@ MULSUPCON = Loss("mulsupcon", divisor="none", mean="labels", include_self=True)
 NTXENT = Loss("ntxent")
 
 
+RELATIVES: tuple[Relative, ...] = get_args(Relative)
+
+
 def _sdjax() -> list[Subject]:
     subjects = []
     for implementation in ("auto", "tiled", "dense"):
@@ -67,6 +70,10 @@ def _sdjax() -> list[Subject]:
     subjects.append(
         Subject("sdjax MulSupCon", "sdjax_losses", {"loss": "mulsupcon"}, mulsupcon, plotted=False)
     )
+    subjects += [
+        Subject(f"sdjax {name}", "sdjax_losses", {"loss": name}, Loss(name), plotted=False)
+        for name in RELATIVES
+    ]
     return subjects
 
 
@@ -91,4 +98,13 @@ SUBJECTS = [
     Subject("products", "products", loss=None),
     Subject("products, bfloat16", "products", {"dtype": "bfloat16"}, loss=None, plotted=False),
 ]
-BY_NAME = {subject.name: subject for subject in SUBJECTS}
+# For the table of what fails alone.
+CORES = [
+    Subject(
+        f"sdjax {name}, {core}", "sdjax_losses", {"loss": name, "implementation": core}, Loss(name)
+    )
+    for name in RELATIVES
+    for core in ("dense", "tiled")
+    if name != "herocon"
+]
+BY_NAME = {subject.name: subject for subject in (*SUBJECTS, *CORES)}

@@ -45,10 +45,8 @@ def labels_of(labels: Labels, numbers: Array) -> Labels:
     if not isinstance(labels, LabelIndices):
         num_classes = jnp.arange(labels_lib.num_classes(labels), dtype=numbers.dtype)
         return numbers[:, None] == num_classes[None, :]
-    indices = jnp.asarray(labels.indices)
-    length = max(indices.shape[1], 1)
-    first = numbers[:, None].astype(indices.dtype)
-    return LabelIndices(_padded(first, length), labels.num_classes)
+    dtype = jnp.asarray(labels.indices).dtype
+    return LabelIndices(numbers[:, None].astype(dtype), labels.num_classes)
 
 
 def joined(
@@ -125,15 +123,27 @@ def _with_ids(examples: Inputs) -> Inputs:
 def _after(examples: Inputs, prototypes: Inputs) -> Inputs:
     """The rows of both, the examples first."""
     dtype = jnp.promote_types(examples.z.dtype, prototypes.z.dtype)
-    sides = []
-    for side in collectives.varying((examples, prototypes), examples, prototypes):
-        labels = side.labels
-        if isinstance(labels, LabelIndices):
-            indices = jnp.asarray(labels.indices)
-            labels = LabelIndices(_padded(indices, max(indices.shape[1], 1)), labels.num_classes)
-        sides.append(side._replace(z=side.z.astype(dtype), labels=labels))
+    pair = collectives.varying((examples, prototypes), examples, prototypes)
+    labels = _of_equal_length(*(side.labels for side in pair))
+    sides = [
+        side._replace(z=side.z.astype(dtype), labels=sets)
+        for side, sets in zip(pair, labels, strict=True)
+    ]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *sides)
 
 
-def _padded(indices: Array, length: int) -> Array:
-    return jnp.pad(indices, ((0, 0), (0, length - indices.shape[1])), constant_values=-1)
+def _of_equal_length(*sides: Labels) -> tuple[Labels, ...]:
+    """The label sets, their lists padded to the longest."""
+    lists = [jnp.asarray(side.indices) for side in sides if isinstance(side, LabelIndices)]
+    length = max((x.shape[1] for x in lists), default=0)
+
+    def padded(indices: Array) -> Array:
+        widths = ((0, 0), (0, length - indices.shape[1]))
+        return jnp.pad(indices, widths, constant_values=-1)
+
+    def of(side: Labels) -> Labels:
+        if not isinstance(side, LabelIndices):
+            return side
+        return LabelIndices(padded(jnp.asarray(side.indices)), side.num_classes)
+
+    return tuple(map(of, sides))

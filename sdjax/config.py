@@ -173,7 +173,7 @@ class ModelConfig:
     depth: int = count(2)  # layers (mlp), stages (convnet)
     dropout: float = share(0.1)
     # Of the states of tokens or patches; "" is the encoder's own: "mean" (bert), "cls" (vit). With
-    # label_wise (bert) each label attends to the tokens that it needs.
+    # label_wise (bert, vit) each label attends to the tokens that it needs.
     pooling: str = choice("", ("", *TOKEN_POOLINGS))
     attention_width: int = number(0, least=0)  # label_wise: of queries and keys; 0: the encoder's
     label_chunk: int = count(512)  # label_wise: labels whose attention is held at once

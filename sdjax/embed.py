@@ -86,7 +86,8 @@ def embed(
     else:
         if input_key is None:
             input_key = model.config.data.input_key if model.config.data.name == "files" else ""
-        x, ids = read_inputs(str(source), model.preprocess, input_key)
+        images = model.config.data.images
+        x, ids = read_inputs(str(source), model.preprocess, input_key, images)
         names = np.arange(len(x)) if ids is None else np.array(ids, str)
         gallery = Gallery(model.embed_preprocessed(x, space), names, space=space, step=model.step)
     if output is not None:

@@ -17,9 +17,10 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from sdjax.checks import one_of
-from sdjax.config import POOLINGS
+from sdjax.config import TOKEN_POOLINGS
 from sdjax.errors import InputError
 from sdjax.models.activations import ACTIVATIONS
+from sdjax.models.encoders import TokenStates
 from sdjax.models.vit_weights import MODEL_TYPES, ViTSizes, is_such, load, read_sizes
 
 __all__ = ["MODEL_TYPES", "ViT", "ViTSizes", "is_such", "load", "read_sizes"]
@@ -36,7 +37,8 @@ class ViT(nnx.Module):
 
     Args:
       sizes: of the network.
-      pooling: "cls", the state of the class token, or "mean" of those of the patches.
+      pooling: "cls", the state of the class token, "mean" of those of the patches, or "label_wise",
+        which leaves all of them to the classifier, as `TokenStates`.
       dropout: rate on embeddings, attention and the output of each block.
       dtype: of the computation; parameters are float32.
       remat: compute the layers' activations anew in the backward pass.
@@ -54,7 +56,7 @@ class ViT(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.sizes, self.remat = sizes, remat
-        self.pooling = one_of("pooling", pooling, POOLINGS)
+        self.pooling = one_of("pooling", pooling, TOKEN_POOLINGS)
         self.embeddings = Embeddings(sizes, dropout, dtype, rngs)
         self.layers = nnx.List(
             [Layer(sizes, dropout, dtype, rngs) for _ in range(sizes.num_hidden_layers)]
@@ -64,8 +66,8 @@ class ViT(nnx.Module):
 
     def __call__(
         self, x: Array, *, rngs: nnx.Rngs | None = None, where: Array | None = None
-    ) -> Array:
-        """Representations [B, H] of the images x."""
+    ) -> Array | TokenStates:
+        """Representations [B, H] of the images x; with label-wise pooling, `TokenStates`."""
         return self.pool(self.hidden_states(x, rngs=rngs)[-1])
 
     def hidden_states(self, x: Array, *, rngs: nnx.Rngs | None = None) -> tuple[Array, ...]:
@@ -82,8 +84,10 @@ class ViT(nnx.Module):
             states.append(apply(layer, states[-1], rngs))
         return tuple(states)
 
-    def pool(self, states: Array) -> Array:
+    def pool(self, states: Array) -> Array | TokenStates:
         """One vector [B, H] of the states [B, T, H] of an image's tokens, normalised."""
+        if self.pooling == "label_wise":
+            return TokenStates(self.norm(states), jnp.ones(states.shape[:2], bool))
         if self.pooling == "cls":
             return self.norm(states[:, 0])
         patches = self.norm(states[:, 1 + self.sizes.num_register_tokens :])

@@ -71,6 +71,13 @@ def test_mean_of_patches():
     np.testing.assert_allclose(mean.pool(states), patches, atol=1e-5)
 
 
+def test_label_wise_pooling_leaves_the_states():
+    wanted, module = expected("timm_vit"), published("timm_vit", pooling="label_wise")
+    tokens = module.pool(jnp.asarray(wanted["states"][-1]))
+    assert tokens.mask.shape == (2, 28) and tokens.mask.all()
+    np.testing.assert_allclose(tokens.states[:, 0], wanted["pooled"], atol=1e-5)
+
+
 def test_what_is_left_after_the_last_whole_patch_is_cut_off():
     module, x = published("vit"), expected("vit")["images"]
     wider = jnp.pad(x, ((0, 0), (0, 3), (0, 1), (0, 0)), constant_values=9)

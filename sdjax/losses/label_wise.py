@@ -57,8 +57,8 @@ def label_wise_loss(
       ids, candidate_ids: see `contrastive_loss`; they need the dense core here.
       implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch
         that is sharded over devices use `sdjax.sharded.label_wise_loss` instead.
-      All other options (temperature, normalize, where, candidate_where, without_positives,
-        reduction, axis_name, candidates_sharded): see `contrastive_loss`.
+      All other options: temperature, normalize, where, candidate_where, without_positives,
+        reduction, axis_name, candidates_sharded; see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.

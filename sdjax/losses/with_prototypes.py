@@ -55,7 +55,7 @@ def prototype_loss(
         prototypes.
       implementation: "auto", "dense", "tiled" or "ring", which is "tiled" here. Under plain jit
         with a batch that is sharded over devices use `sdjax.sharded.prototype_loss` instead.
-      All other options (temperature, normalize, where, form, reduction, axis_name): see
+      All other options: temperature, normalize, where, form, reduction, axis_name; see
         `contrastive_loss`.
 
     Returns:
@@ -124,8 +124,8 @@ def msc_loss(
         candidates.
       implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
         sharded over devices use `sdjax.sharded.msc_loss` instead.
-      All other options (temperature, normalize, where, candidate_where, ids, candidate_ids,
-        reduction, axis_name, candidates_sharded): see `contrastive_loss`.
+      All other options: temperature, normalize, where, candidate_where, ids, candidate_ids,
+        reduction, axis_name, candidates_sharded; see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -189,8 +189,8 @@ def mscwrg_loss(
         the rows.
       implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
         sharded over devices use `sdjax.sharded.mscwrg_loss` instead.
-      All other options (temperature, normalize, where, candidate_where, ids, candidate_ids,
-        axis_name, candidates_sharded): see `contrastive_loss`.
+      All other options: temperature, normalize, where, candidate_where, ids, candidate_ids,
+        axis_name, candidates_sharded; see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.
@@ -246,8 +246,8 @@ def mscrg_loss(
       reduction: see `mscwrg_loss`.
       implementation: "auto", "dense", "tiled" or "ring". Under plain jit with a batch that is
         sharded over devices use `sdjax.sharded.mscrg_loss` instead.
-      All other options (temperature, normalize, where, candidate_where, ids, candidate_ids,
-        axis_name, candidates_sharded): see `contrastive_loss`.
+      All other options: temperature, normalize, where, candidate_where, ids, candidate_ids,
+        axis_name, candidates_sharded; see `contrastive_loss`.
 
     Returns:
       float32 or float64 scalar, or [B] for `reduction="none"`.

@@ -81,7 +81,7 @@ def _literal(axes: Axes) -> None:
         label.set_parse_math(False)
 
 
-def differences(tested: Frame, title: str, reference: str) -> Figure | None:
+def differences(tested: Frame, title: str, reference: str, order: Sequence[str]) -> Figure | None:
     """Mean difference of each method from the reference, with its interval; a group a data set.
 
     None of more methods than can be told apart by colour.
@@ -90,11 +90,14 @@ def differences(tested: Frame, title: str, reference: str) -> Figure | None:
       tested: of `statistics.over_seeds`, a row at least.
       title: of the metric.
       reference: the method.
+      order: of all methods, by which they have their colours.
     """
     sets = list(dict.fromkeys(tested.index.get_level_values("data")))
     methods = list(dict.fromkeys(tested.index.get_level_values("method")))
     if len(methods) > MOST_BARS:
         return None
+    others = [method for method in order if method != reference]
+    colored = others if len(others) <= MOST_BARS else methods
     figure = common.new_figure(3.4 + 0.22 * math.ceil(len(methods) / 3), 11.0)
     axes = figure.subplots()
     width = 0.84 / len(methods)
@@ -103,7 +106,7 @@ def differences(tested: Frame, title: str, reference: str) -> Figure | None:
         x = np.arange(len(sets)) + (place - (len(methods) - 1) / 2) * width
         mean = rows["difference"].to_numpy()
         ends = np.nan_to_num([mean - rows["low"], rows["high"] - mean], nan=0.0).clip(0)
-        color = COLORS[place]
+        color = COLORS[colored.index(method)]
         axes.bar(x, mean, 0.92 * width, color=color, label=common.drawable(method, _LABEL))
         axes.errorbar(x, mean, ends, fmt="none", ecolor="#202020", elinewidth=1, capsize=2)
     axes.axhline(0, color=common.DARK_GRAY, linewidth=0.8)

@@ -272,7 +272,7 @@ def _tests(report: _Report) -> None:
             continue
         if title in report.drawn:
             caption = f"Mean difference in {title} and its 95 % interval, by method and data set."
-            figure = figures.differences(tested, title, report.reference)
+            figure = figures.differences(tested, title, report.reference, report.methods)
             report.draw(f"differences_{place}", figure, f"Differences in {title}", caption)
         rows = [
             [report.linked(method), plain(data), *_test_cells(row)]

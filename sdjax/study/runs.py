@@ -13,14 +13,15 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdjax import __version__, label_sets, metrics, retrieval
+from sdjax import __version__, label_sets, metrics
 from sdjax import config as config_lib
 from sdjax import data as data_lib
 from sdjax.config import Config
 from sdjax.errors import InputError
 from sdjax.report import baselines
 from sdjax.training import Interrupted, Setup, make_setup, score, select, train
-from sdjax.training.results import RETRIEVED, test_results
+from sdjax.training.evaluate import Outputs
+from sdjax.training.results import retrieval_results, test_results
 from sdjax.training.run import outputs
 from sdjax.training.state import TrainState
 from sdjax.training.workdir import CHECKPOINTS, SELECTION, SPLITS, write_json
@@ -127,9 +128,11 @@ def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -
         assert not isinstance(test, str)
     results = test_results(dataset, validation, test, per_label=False)
     if name == "nearest_neighbors":
-        k, few = (min(number, len(x)) for number in RETRIEVED)
-        found = retrieval.evaluate(rows[2], labels[2], x, truth, k=k, few=few)
-        results["retrieval"] = {"h": found}
+        # The raw inputs as embeddings, among the rows that were fitted.
+        joined = data_lib.JoinedSource(dataset.train, dataset.validation)
+        dataset = dataclasses.replace(dataset, train=joined) if refit else dataset
+        found = (Outputs(scores=test, embeddings=each) for each in (rows[2], x))
+        results["retrieval"] = retrieval_results(dataset, *found)
     return {"results": results}
 
 

@@ -77,6 +77,8 @@ def test_the_table_has_a_row_a_run(finished, plan, toy_config):
     assert run["retrieval.h.exact_at_10"] == alone["retrieval"]["h"]["exact_at_10"]
     assert (run["recipe"], run["batch_size"]) == ("bce", 16)
     assert np.isnan(run["retrieval.z.exact_at_10"])  # bce projects nothing
+    # Neighbours by the raw inputs, and a linear classifier on them.
+    assert 0.5 < frame.iloc[8]["retrieval.h.linear_mAP"] <= 1
     assert "batch_size" in frame.iloc[3]["error"] and "1000" in frame.iloc[3]["error"]
 
 
@@ -252,7 +254,7 @@ def test_a_run_that_chooses_among_candidates(toy_config, tmp_path):
     config = dataclasses.replace(
         toy_config, candidates=("recipe=bce", "recipe=joint"), refit=True, select_by="mAP"
     )
-    plan = Plan({"toy": DataSet(config)}, baselines=("logistic_regression",))
+    plan = Plan({"toy": DataSet(config)}, baselines=("nearest_neighbors",))
     frame = study.run(plan, tmp_path)
     assert list(frame["status"]) == ["done", "done"]
     (folder,) = tmp_path.glob("runs/toy/joint_sd-*/0")

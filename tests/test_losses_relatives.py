@@ -1,7 +1,9 @@
 """The losses beyond weights of overlaps, against the loops of `numpy_relatives`."""
 
 import functools
+import inspect
 import itertools
+import re
 
 import cases
 import jax
@@ -299,3 +301,65 @@ def test_pushed_without_positives(name, form):
     for value, found in each:
         cases.assert_close(value, np.dot(share, rows), 1e-10, "mean")
         cases.assert_close(found, gradient, 1e-10, "gradient")
+
+
+# --- what users write -----------------------------------------------------------------------------
+
+Z, LABELS, PROTOTYPES = np.ones((4, 3)), np.eye(4, 5, dtype=bool), np.ones((5, 3))
+GIVEN = (Z, LABELS, PROTOTYPES)
+BAD = {
+    "few": (sdjax.msc_loss, (Z, LABELS, PROTOTYPES[:4]), {}, r"\(5, 3\), got shape \(4, 3\)"),
+    "features": (sdjax.prototype_loss, (Z, LABELS, PROTOTYPES[:, :2]), {}, "prototypes must be"),
+    "int": (sdjax.msc_loss, (Z, LABELS, np.ones((5, 3), int)), {}, "prototypes must be floating"),
+    "beta": (sdjax.msc_loss, GIVEN, {"beta": 0.0}, "beta must be a finite number, above 0, got 0"),
+    "alpha": (sdjax.msc_loss, GIVEN, {"alpha": -1}, "alpha must be a finite number, at least 0"),
+    "alpha of mscrg": (sdjax.mscrg_loss, GIVEN, {"alpha": np.nan}, "alpha must be a finite number"),
+    "queue": (sdjax.mscwrg_loss, (*GIVEN, Z), {"alpha": 1.0}, "candidate_labels go together"),
+    "push": (sdjax.sd_loss, (Z, LABELS), {"without_positives": "pull"}, "without_positives 'pull'"),
+    "reduction": (sdjax.label_wise_loss, (Z, LABELS), {"reduction": "max"}, "reduction 'max'"),
+    "empty sets": (sdjax.jaccard_loss, (Z, LABELS), {"empty_sets": "same"}, "empty_sets 'same'"),
+    "weighted": (sdjax.jaccard_loss, (Z, LABELS), {"weighted": 1}, "weighted must be True or"),
+    "herocon": (sdjax.herocon_loss, (Z, LABELS[:3]), {}, "same number of rows"),
+    "rows": (sdjax.rows_from_labels, (np.ones((4, 4, 3)), LABELS), {}, "embeddings must be"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_arguments(case):
+    function, arguments, options, text = BAD[case]
+    with pytest.raises((TypeError, ValueError), match=text):
+        function(*arguments, **options)
+
+
+@pytest.mark.parametrize("name", [*relatives.NAMES, *relatives.LABEL_WISE])
+def test_help_names_every_option(name):
+    for module in (sdjax, sdjax.sharded):
+        function = getattr(module, f"{name}_loss")
+        options = inspect.signature(function).parameters
+        assert ("mesh" in options) == (module is sdjax.sharded)
+        text = inspect.getdoc(function)
+        assert [x for x in options if not re.search(rf"\b{x}\b", text)] == []
+        assert all(word in text for word in ("Args:", "Returns:", "Raises:", "References:"))
+
+
+def test_one_row_and_labels_that_nobody_has():
+    """Finite values and gradients under jit, whatever is missing."""
+    nothing = np.zeros((1, 3), bool)
+
+    @cases.jit
+    def run(z, prototypes, labels):
+        out = {}
+        for name in (*relatives.NAMES, *relatives.LABEL_WISE):
+            given = (prototypes,) if name in relatives.NAMES else ()
+            more = {"alpha": -1.0} if name in ("mscwrg", "mscrg") else {}
+            loss = functools.partial(sdjax.LOSSES[name], **more)
+            out[name] = jax.value_and_grad(lambda z, f=loss, g=given: f(z, labels, *g))(z)
+        return out
+
+    rng = np.random.default_rng(0)
+    for labels in (nothing, ~nothing, np.eye(1, 3, dtype=bool)):
+        found = run(rng.normal(size=(1, 4)), rng.normal(size=(3, 4)), labels)
+        for name, (value, gradient) in found.items():
+            assert np.isfinite(value) and np.all(np.isfinite(gradient)), name
+            if not labels.any():
+                assert value == 0 and not np.any(gradient), name

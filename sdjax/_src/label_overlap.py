@@ -111,17 +111,27 @@ class Table:
     Attributes:
       rows: uint32 [P, W]; column j is bit j % 32 of word j // 32. The last row has no bits.
       place: the row of each label, int32 [C + 1]; None where label l is row l.
+      first: the first column that carries the label of each row, int32 [P]; `num_columns` for none.
+      alone: whether no label has two carriers, as with prototypes.
       num_columns: W · 32 or fewer.
     """
 
     rows: Array
     place: Array | None
+    first: Array
+    alone: Array
     num_columns: int = dataclasses.field(metadata={"static": True})
 
     def carriers(self, indices: Array) -> Array:
         """For each label of each row the columns that carry it, uint32 [rows, L, W]."""
-        places = indices if self.place is None else self.place[indices]
-        return self.rows.at[places].get(mode="promise_in_bounds")
+        return self.rows.at[self._places(indices)].get(mode="promise_in_bounds")
+
+    def carrier(self, indices: Array) -> Array:
+        """For each label of each row the first column that carries it, int32 [rows, L]."""
+        return self.first.at[self._places(indices)].get(mode="promise_in_bounds")
+
+    def _places(self, indices: Array) -> Array:
+        return indices if self.place is None else self.place[indices]
 
 
 @jax.tree_util.register_dataclass
@@ -159,7 +169,11 @@ class Lists:
         # The bits of a word are distinct: adding them sets them.
         bits = jnp.broadcast_to(bit, word.shape)
         rows = jnp.zeros((num_places, num_words), jnp.uint32)
-        return Table(rows.at[places, word].add(bits, mode="drop"), place, num)
+        rows = rows.at[places, word].add(bits, mode="drop")
+        columns = jnp.broadcast_to(column, places.shape)
+        first = jnp.full(num_places, num, jnp.int32).at[places].min(columns, mode="drop")
+        numbers = jnp.zeros(num_places, jnp.int32).at[places].add(1, mode="drop")
+        return Table(rows, place, first, numbers.max() <= 1, num)
 
     def shared(self, columns: Table, dtype: jnp.dtype) -> Array:
         num, length = self.indices.shape
@@ -192,12 +206,31 @@ class Lists:
         return lax.cond(longest > 0, unpacked, lambda: nothing)
 
     def weighted(self, columns: Table, values: Array) -> Array:
-        return self.by_table(columns, values.at[self.indices].get(mode="fill", fill_value=0))
+        return self._added(columns, values.at[self.indices].get(mode="fill", fill_value=0))
 
     def present(self, dtype: jnp.dtype) -> Array:
         return (self.indices < self.num_classes).astype(dtype)
 
     def by_table(self, columns: Table, table: Array) -> Array:
+        return lax.cond(columns.alone, self._placed, self._added, columns, table)
+
+    def carried(self, columns: Table, weight: Array) -> Array:
+        return lax.cond(columns.alone, self._taken, self._summed, columns, weight)
+
+    def _placed(self, columns: Table, table: Array) -> Array:
+        """`by_table` where each label has one column at most."""
+        zeros = jnp.zeros((len(self.indices), columns.num_columns), table.dtype)
+        zeros = collectives.varying(zeros, columns.first, self.indices, table)
+        rows = jnp.arange(len(zeros), dtype=jnp.int32)[:, None]
+        return zeros.at[rows, columns.carrier(self.indices)].add(table, mode="drop")
+
+    def _taken(self, columns: Table, weight: Array) -> Array:
+        """`carried` where each label has one column at most."""
+        rows = jnp.arange(len(weight), dtype=jnp.int32)[:, None]
+        return weight.at[rows, columns.carrier(self.indices)].get(mode="fill", fill_value=0)
+
+    def _added(self, columns: Table, table: Array) -> Array:
+        """`by_table`, label by label."""
         carriers, num = columns.carriers(self.indices), columns.num_columns
 
         def step(k: Array, total: Array) -> Array:
@@ -209,7 +242,8 @@ class Lists:
         zeros = collectives.varying(zeros, carriers, table)
         return lax.fori_loop(0, self._longest(), step, zeros)
 
-    def carried(self, columns: Table, weight: Array) -> Array:
+    def _summed(self, columns: Table, weight: Array) -> Array:
+        """`carried`, label by label."""
         carriers, num = columns.carriers(self.indices), columns.num_columns
 
         def step(k: Array, total: Array) -> Array:

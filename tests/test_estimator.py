@@ -1,9 +1,11 @@
 """`SDClassifier`, as people who live in scikit-learn use it."""
 
+import contextlib
 import importlib
 import os
 import pickle
 import signal
+import unittest
 
 import jax
 import numpy as np
@@ -333,8 +335,9 @@ def run_checks(names):
     for estimator, check in estimator_checks_generator(model):
         name = getattr(check, "func", check).__name__
         if names is None or name in names:
-            seen.add(name)
-            check(estimator)
+            with contextlib.suppress(unittest.SkipTest):  # such as of an array API that is off
+                check(estimator)
+                seen.add(name)
     return seen
 
 

@@ -13,7 +13,7 @@ from sdjax import config as config_lib
 from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import AugmentConfig, Config, LossConfig, SupervisedConfig
-from sdjax.data.augment import random_view, text_view
+from sdjax.data.augment import is_text, random_view, text_view
 from sdjax.labels import LabelIndices, num_classes, num_rows
 from sdjax.models import Model
 from sdjax.training import momentum_queue
@@ -273,13 +273,14 @@ class Objective:
 def _view(key: Array, batch: Batch, config: AugmentConfig) -> Batch:
     """The batch with a random view of each example, or itself where nothing changes an input."""
     x = batch["x"]
-    if isinstance(x, dict) and {"ids", "mask"} <= x.keys():
+    if is_text(x):
         view = text_view(key, x, batch["where"], config)
-        return batch if view is x else {**batch, "x": view}
-    kind = {2: "vector", 4: "image"}.get(x.ndim) if hasattr(x, "ndim") else None
-    if kind is None or not jnp.issubdtype(x.dtype, jnp.floating):
-        return batch
-    return {**batch, "x": random_view(key, x, batch["where"], config, kind)}
+    else:
+        kind = {2: "vector", 4: "image"}.get(x.ndim) if hasattr(x, "ndim") else None
+        if kind is None or not jnp.issubdtype(x.dtype, jnp.floating):
+            return batch
+        view = random_view(key, x, batch["where"], config, kind)
+    return batch if view is x else {**batch, "x": view}
 
 
 def _side_by_side(first: Batch, second: Batch) -> Batch:

@@ -12,7 +12,7 @@ FLOORS = (
     ("data", "models", "metrics", "retrieval", "config", "configs", "usage", "hub", "label_sets"),
     ("training", "report"),
     ("forecast", "study"),
-    ("train", "aot", "predict", "embed", "estimator"),
+    ("train", "aot", "predict", "embed", "export", "estimator"),
 )
 
 

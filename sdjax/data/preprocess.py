@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from sdjax.data.examples import Examples, check_finite, listing
@@ -212,9 +214,17 @@ class Preprocess:
 
     def of_checked(self, inputs: np.ndarray) -> np.ndarray:
         """Preprocesses a batch of raw inputs that were checked when they were read."""
+        return self._computed(inputs, np)
+
+    def traced(self, inputs: jax.Array) -> jax.Array:
+        """As `of_checked`, in JAX."""
+        return self._computed(inputs, jnp)
+
+    def _computed(self, inputs: Any, xp: Any) -> Any:
+        """`of_checked` by numpy or by jax.numpy."""
         x = inputs.astype(np.float32, copy=False)
         if self.medians:
-            x = _filled(x, self.medians, self.indicators)
+            x = _filled(x, self.medians, self.indicators, xp)
         scale, shift = self._affine
         x = x * scale
         x += shift
@@ -329,11 +339,17 @@ def _medians(examples: Examples) -> tuple[tuple[float, ...], tuple[int, ...]]:
     return tuple(medians), tuple(np.flatnonzero(missing).tolist())
 
 
-def _filled(x: np.ndarray, medians: tuple[float, ...], indicators: tuple[int, ...]) -> np.ndarray:
-    """x [N, F] with `medians` for NaN, then 1 where the features `indicators` are NaN, else 0."""
-    missing = np.isnan(x)
-    filled = np.where(missing, np.asarray(medians, np.float32), x)
-    return np.concatenate([filled, missing[:, list(indicators)]], axis=1, dtype=np.float32)
+def _filled(
+    x: Any, medians: tuple[float, ...], indicators: tuple[int, ...], xp: Any = np
+) -> np.ndarray:
+    """x [N, F] with `medians` for NaN, then 1 where the features `indicators` are NaN, else 0.
+
+    `xp` is numpy or jax.numpy.
+    """
+    missing = xp.isnan(x)
+    filled = xp.where(missing, np.asarray(medians, np.float32), x)
+    places = np.asarray(indicators, np.int32)
+    return xp.concatenate([filled, missing[:, places]], axis=1, dtype=np.float32)
 
 
 def _moments(inputs: RowArray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.export import is_symbolic_dim
 from jax.typing import DTypeLike
 
 from sdjax import hub
@@ -171,7 +172,9 @@ class Bert(nnx.Module):
           InputError: if there are more tokens than positions, and no segments.
         """
         rows, width = x["ids"].shape
-        if not self.segment_length or width <= self.segment_length:
+        # A width that is not known yet, as in an export, may need segments.
+        short = not is_symbolic_dim(x["ids"].shape[1]) and width <= self.segment_length
+        if not self.segment_length or short:
             return self.hidden_states(x, rngs=rngs)[-1]
         sizes = (self.segment_length, self.segment_overlap)
         parts = {name: segments.split(each, *sizes) for name, each in x.items()}

@@ -101,7 +101,7 @@ class MLP(nnx.Module):
         if self.frequencies is not None:
             angles = 2 * jnp.pi * x[:, :, None] * self.frequencies[...][None]
             waves = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=2)
-            x = jnp.concatenate([x, waves.reshape(len(x), -1)], axis=1)
+            x = jnp.concatenate([x, waves.reshape(x.shape[0], -1)], axis=1)
         apply = nnx.remat(_dense) if self.remat else _dense
         norms = self.norms or [None] * len(self.layers)
         for layer, norm in zip(self.layers, norms, strict=True):

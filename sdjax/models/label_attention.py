@@ -97,7 +97,7 @@ class LabelAttention(nnx.Module):
         parts = [_in_chunks(each, count, size) for each in (queries, kernel, bias)]
         anew = jax.checkpoint(of_chunk, prevent_cse=False)  # none across a loop's steps
         logits = jax.lax.map(lambda part: anew(*part), tuple(parts))
-        return jnp.moveaxis(logits, 0, 1).reshape(len(states), -1)[:, :total]
+        return jnp.moveaxis(logits, 0, 1).reshape(states.shape[0], -1)[:, :total]
 
 
 def _attention(keys: Array, mask: Array, queries: Array) -> Array:

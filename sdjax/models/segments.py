@@ -7,6 +7,7 @@ from the later one: from where each sees more of the text around it.
 
 import jax
 import jax.numpy as jnp
+from jax import core
 
 Array = jax.Array
 
@@ -20,7 +21,7 @@ def split(x: Array, length: int, overlap: int) -> Array:
       overlap: O, below S.
     """
     stride = length - overlap
-    count = -(-max(x.shape[1] - overlap, 1) // stride)
+    count = -(-core.max_dim(x.shape[1] - overlap, 1) // stride)
     x = jnp.pad(x, ((0, 0), (0, count * stride + overlap - x.shape[1])))
     places = stride * jnp.arange(count)[:, None] + jnp.arange(length)
     return x[:, places].reshape(-1, length)

@@ -134,13 +134,22 @@ class Predictor:
         Raises:
           InputError: if the run stopped before it trained the classifier.
         """
+        self.check_classifies()
+        scores, embeddings = self._run(x)
+        return scores, embeddings
+
+    def check_classifies(self) -> None:
+        """Raises InputError if the run stopped before it trained the classifier."""
         if not self.phase.supervised:
             raise InputError(
                 f"The run stopped in phase {self.phase.name!r}, after step {self.step}: its "
                 "classifier is not trained yet, so that there are no probabilities. Resume the "
                 "run, or take `embed`: the encoder is what was trained."
             )
-        scores, embeddings = self._run(x)
+
+    def forward(self, x: Any) -> tuple[jax.Array, jax.Array]:
+        """As `run`, of one batch and under jit: nothing is checked, padded or moved to the host."""
+        scores, embeddings = make_forward(self._graph)(jax.device_get(self.weights), x)
         return scores, embeddings
 
     def neighbors(

@@ -31,6 +31,16 @@ OPTIMIZED_TESTS = ("test_losses_transforms", "test_metrics", "test_forecast")
 TESTS_OF_DEFAULTS = ("test_losses_float32",)
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Three on two cores: some tests wait for other processes."""
+    return max(3, os.cpu_count() or 1)
+
+
+def pytest_collection_modifyitems(items):
+    """The files that take longest go first, so that all workers end together."""
+    items.sort(key=lambda item: "training" not in item.path.parts)
+
+
 def pytest_collection_finish():
     spare_the_old()
 

@@ -669,7 +669,7 @@ def test_what_only_the_dense_core_can_do():
     ids, positive_where = np.arange(ROWS) // 2, np.ones((ROWS, ROWS), bool)
     for implementation in ("tiled", "ring"):
         with pytest.raises(ValueError, match="implementation='dense'"):
-            sdjax.mulsupcon_loss(z, matrix, ids=ids, implementation=implementation)
+            sdjax.label_wise_loss(z, matrix, ids=ids, implementation=implementation)
         with pytest.raises(ValueError, match="implementation='dense'"):
             sdjax.sd_loss(z, matrix, positive_where=positive_where, implementation=implementation)
 

@@ -5,16 +5,25 @@ import pytest
 from pods import write_toy_files
 
 from sdjax.config import Config
+from sdjax.report import figures
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compilation_cache(tmp_path_factory):
-    """Runs compile the same programs again and again: once is enough."""
-    folder = tmp_path_factory.mktemp("compiled")
+def compilation_cache(tmp_path_factory, worker_id):
+    """Runs compile the same programs again and again: once is enough, for all workers."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder if worker_id == "master" else folder.parent) / "compiled"
+    folder.mkdir(exist_ok=True)
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
     yield folder
     jax.config.update("jax_compilation_cache_dir", None)
+
+
+@pytest.fixture(autouse=True)
+def undrawn(monkeypatch):
+    """Leaves the figures of reports empty: what they show is tested elsewhere."""
+    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
 
 
 @pytest.fixture(scope="session")

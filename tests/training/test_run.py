@@ -780,6 +780,9 @@ def test_retrieval_is_that_of_the_embeddings(toy_config, tmp_path):
         expected = retrieval.evaluate(
             z, dataset.test.labels, rows, dataset.train.labels, k=50, few=10
         )
+        expected["linear_mAP"] = retrieval.linear_probe(
+            z, dataset.test.labels, rows, dataset.train.labels
+        )
         assert results["retrieval"][name].keys() == expected.keys()
         for metric, value in expected.items():
             assert results["retrieval"][name][metric] == pytest.approx(value), metric

@@ -65,6 +65,12 @@ def config(folder):
     return config
 
 
+@pytest.fixture
+def one_width(config):
+    """Texts are cut to one width, so that one step is compiled."""
+    config.data.max_length = 8
+
+
 def ready(config, devices=1):
     return make_setup(config, mesh=make_mesh(devices=jax.devices()[:devices]))
 
@@ -122,7 +128,7 @@ def test_texts_in_and_predictions_out(config, folder, tmp_path):
         model.predict("one text")
 
 
-def test_a_model_needs_no_other_file_once_it_is_trained(config, folder, tmp_path):
+def test_a_model_needs_no_other_file_once_it_is_trained(config, folder, tmp_path, one_width):
     origin = copy("bert", tmp_path / "model")
     config.model.weights = origin
     state_of(config, tmp_path / "run")
@@ -162,7 +168,7 @@ def test_a_run_resumes_exactly(config, tmp_path, monkeypatch):
     assert [r["loss"] for r in again] == [r["loss"] for r in records]
 
 
-def test_devices_share_a_batch(config):
+def test_devices_share_a_batch(config, one_width):
     # Adam would blow up rounding: the gradients of the keys' biases are 0 but for that.
     config.supervise.optimizer, config.supervise.learning_rate = "sgd", 0.01
     config.recipe, config.supervise.epochs = "bce", 1
@@ -198,7 +204,7 @@ def test_one_view_without_a_contrastive_loss(config, monkeypatch):
         assert rows[0] in (12, 24) and max(rows) == size
 
 
-def test_a_run_starts_from_another_on_texts(config, tmp_path):
+def test_a_run_starts_from_another_on_texts(config, tmp_path, one_width):
     state_of(config, tmp_path / "first")
     config.model.weights, config.model.init_from = "", str(tmp_path / "first")
     setup = ready(config)
@@ -230,7 +236,7 @@ def test_configs_that_cannot_be(config, changes, text):
         ready(config)
 
 
-def test_layers_have_learning_rates_of_their_own(config):
+def test_layers_have_learning_rates_of_their_own(config, one_width):
     config.supervise.learning_rates = "encoder=0.5,encoder.embeddings=0,encoder.layers.0=0"
     config.recipe, config.supervise.epochs = "bce", 1
     setup = ready(config)
@@ -249,7 +255,7 @@ def test_layers_have_learning_rates_of_their_own(config):
     assert min(jax.tree.leaves(moved)) > 0
 
 
-def test_a_refit_and_candidates(config, tmp_path):
+def test_a_refit_and_candidates(config, tmp_path, one_width):
     config.supervise.epochs = 1
     config.candidates = ("text: recipe=bce", "text: recipe=joint", "dense: model.width=8")
     config.refit, config.checkpoint_every = True, 1000

@@ -155,6 +155,7 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
         "--config.supervise.epochs=2",
         "--config.model.width=16",
         "--config.model.members=1",
+        "--config.report.baselines=False",
         "--profile",
     )
     assert done.returncode == 0, done.stderr

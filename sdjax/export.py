@@ -20,6 +20,7 @@ import sdjax
 from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import Preprocess, TextPreprocess
+from sdjax.data.tokens import with_padding
 from sdjax.errors import InputError
 from sdjax.models import registry
 from sdjax.training import Predictor, load
@@ -101,7 +102,8 @@ def contents(
         ) from error
     about = _about(model, program)
     if isinstance(model.preprocess, TextPreprocess):
-        files[TOKENIZER] = _tokenizer(model.preprocess).encode()
+        text = model.preprocess
+        files[TOKENIZER] = with_padding(text.tokenizer, text.max_length).encode()
     files[ABOUT] = json.dumps(about, indent=1, ensure_ascii=False).encode()
     return files, about
 
@@ -189,26 +191,6 @@ def _about(model: Predictor, program: jax_export.Exported) -> dict[str, Any]:
         "jax": jax.__version__,
         "calling_convention_version": program.calling_convention_version,
     }
-
-
-def _tokenizer(preprocess: TextPreprocess) -> str:
-    """The tokenizer.json, with truncation and padding such as those of the run."""
-    content = json.loads(preprocess.tokenizer)
-    content["truncation"] = {
-        "direction": "Right",
-        "max_length": preprocess.max_length,
-        "strategy": "LongestFirst",
-        "stride": 0,
-    }
-    content["padding"] = {
-        "strategy": "BatchLongest",
-        "direction": "Right",
-        "pad_to_multiple_of": None,
-        "pad_id": 0,
-        "pad_type_id": 0,
-        "pad_token": "[PAD]",
-    }
-    return json.dumps(content, ensure_ascii=False)
 
 
 def _shown(arrays: Any) -> str:

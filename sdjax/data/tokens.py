@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -139,6 +140,26 @@ class Tokenizer:
             lists += [np.asarray(each.ids, np.int32) for each in encoded]
             num_cut += sum(bool(each.overflowing) for each in encoded)
         return Tokens.of(lists, max_length, num_cut)
+
+
+def with_padding(content: str, max_length: int) -> str:
+    """A tokenizer.json that cuts texts at `max_length` and pads those of a batch, as `Tokens` are."""
+    fields = json.loads(content)
+    fields["truncation"] = {
+        "direction": "Right",
+        "max_length": max_length,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    fields["padding"] = {
+        "strategy": "BatchLongest",
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    return json.dumps(fields, ensure_ascii=False)
 
 
 def check_texts(texts: Sequence[str]) -> None:

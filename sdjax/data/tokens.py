@@ -143,7 +143,7 @@ class Tokenizer:
 
 
 def with_padding(content: str, max_length: int) -> str:
-    """A tokenizer.json that cuts texts at `max_length`, and pads those of a batch as `Tokens`."""
+    """A tokenizer.json that cuts texts at `max_length`, and pads as `Tokens.padded` does."""
     fields = json.loads(content)
     fields["truncation"] = {
         "direction": "Right",

@@ -146,6 +146,18 @@ def test_state_that_changes_shows_in_a_fresh_jit():
         compare(cases.jit(grad_of(matrix, weight))(z), z, matrix, powered(power), f"{power}")
 
 
+def test_an_array_that_is_overwritten_changes_no_equal_weight():
+    """The gradient of a weight that equals an earlier one is traced after that one's array is."""
+    z, matrix = draw()
+    power = np.array(2.5)
+    overwritten = lambda o: o.shared**power / (1 + o.candidate_size)  # noqa: E731
+    before = sdjax.contrastive_loss(z, matrix, weight=overwritten, implementation="tiled")
+    cases.assert_close(before, expected(z, matrix, powered(2.5)).mean, 1e-10, "before")
+    power[...] = 1.0
+    constant = lambda o: o.shared**2.5 / (1 + o.candidate_size)  # noqa: E731
+    compare(cases.jit(grad_of(matrix, constant))(z), z, matrix, powered(2.5))
+
+
 def test_state_that_changes_where_auto_takes_tiles(monkeypatch):
     """At the size from which `auto` is tiled, with the tiles of users."""
     monkeypatch.undo()

@@ -6,6 +6,7 @@ compiled program, and what is left is compared by its operations, so that an equ
 the compiled program of an earlier one.
 """
 
+import copy
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -90,6 +91,7 @@ class TracedWeight:
     """A traced weight. Two of them are equal if they do the same operations."""
 
     def __init__(self, closed: core.ClosedJaxpr):
+        _own_literals(closed.jaxpr)
         self.closed = closed
         self._content = _hashable(closed)
         self._hash = hash(self._content)
@@ -108,6 +110,21 @@ class TracedWeight:
 
     def __hash__(self) -> int:
         return self._hash
+
+
+def _own_literals(jaxpr: core.Jaxpr) -> None:
+    """Copies the numbers in `jaxpr`, which may be arrays that their owner overwrites later."""
+    for x in (*jaxpr.outvars, *(x for eqn in jaxpr.eqns for x in eqn.invars)):
+        if isinstance(x, core.Literal):
+            x.val = copy.deepcopy(x.val)
+    params = [tuple(eqn.params.values()) for eqn in jaxpr.eqns]
+    for inner in jax.tree.leaves(params, is_leaf=_is_jaxpr):
+        if _is_jaxpr(inner):
+            _own_literals(inner.jaxpr if isinstance(inner, core.ClosedJaxpr) else inner)
+
+
+def _is_jaxpr(x: Any) -> bool:
+    return isinstance(x, core.Jaxpr | core.ClosedJaxpr)
 
 
 class _Identity:

@@ -6,7 +6,6 @@ and docs/gpu.md.
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +16,7 @@ from sdjax import data as data_lib
 from sdjax._src import stop
 from sdjax.config import Config, check, sized
 from sdjax.configs import run_with_config
-from sdjax.errors import InputError
+from sdjax.errors import InputError, ending_in_a_line
 from sdjax.forecast.forecast import Forecast, forecast
 from sdjax.forecast.topology import NOTES, topology
 from sdjax.training.recipes import make_phases
@@ -50,13 +49,11 @@ def main(argv: list[str]) -> None:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     jax.config.update("jax_platforms", "cpu")  # of libtpu and CUDA, the compilers alone are wanted
     config: Config = flags.FLAGS.config
-    try:
+    with ending_in_a_line():
         check(config)
         batch_sizes = [_whole("batch_sizes", size) for size in _BATCH_SIZES.value]
         examples = _given_examples() or examples_of(data_lib.load(config.data))
         print_forecasts(config, *examples, _TOPOLOGY.value, batch_sizes or [config.batch_size])
-    except (OSError, InputError) as error:
-        sys.exit(f"Error: {error}")
 
 
 def print_forecasts(

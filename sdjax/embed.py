@@ -3,7 +3,6 @@
 Without --input they are rows of the run's own data, with their labels.
 """
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import read_inputs
 from sdjax.data.dataset import read_labelled
-from sdjax.errors import InputError
+from sdjax.errors import InputError, ending_in_a_line
 from sdjax.training import Gallery, load
 from sdjax.training.gallery import SPACES, SUFFIXES
 from sdjax.training.workdir import SPLITS
@@ -25,7 +24,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending_in_a_line():
         source = FLAGS.input and Path(FLAGS.input)
         gallery = embed(
             Path(FLAGS.workdir),
@@ -36,8 +35,6 @@ def main(argv: list[str]) -> None:
             labels=FLAGS.labels,
             output=Path(FLAGS.output),
         )
-    except (OSError, InputError) as error:
-        sys.exit(f"Error: {error}")
     rows, width = gallery.embeddings.shape
     known = "with" if gallery.labels is not None else "without"
     print(f"Wrote {rows:,} embeddings {gallery.space} [{width}], {known} labels, to {FLAGS.output}")

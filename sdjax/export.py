@@ -5,7 +5,6 @@ its inputs and outputs. See docs/export.md.
 """
 
 import json
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,8 +19,8 @@ import sdjax
 from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import Preprocess, TextPreprocess
-from sdjax.data.tokens import with_padding
-from sdjax.errors import InputError
+from sdjax.data.tokens import are_tokens, with_padding
+from sdjax.errors import InputError, ending_in_a_line
 from sdjax.models import registry
 from sdjax.training import Predictor, load
 
@@ -38,10 +37,8 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending_in_a_line():
         about = export(Path(FLAGS.workdir), Path(FLAGS.output), platforms=FLAGS.platforms)
-    except (OSError, InputError) as error:
-        sys.exit(f"Error: {error}")
     inputs, outputs = _shown(about["inputs"]), _shown(about["outputs"])
     print(f"Wrote {inputs} -> {outputs} for {', '.join(about['platforms'])} to {FLAGS.output}")
 
@@ -158,7 +155,7 @@ def input_spec(model: Predictor) -> Any:
         images = model.preprocess.kind == "image" and model.preprocess.scale != 1
         dtype = np.uint8 if images else np.float32
         return jax.ShapeDtypeStruct((batch, *model.preprocess.input_shape), dtype)
-    if isinstance(inputs, Mapping) and {"ids", "mask"} <= set(inputs):
+    if are_tokens(inputs):
         return {k: jax.ShapeDtypeStruct((batch, length), x.dtype) for k, x in inputs.items()}
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct((batch, *x.shape), x.dtype), inputs)
 

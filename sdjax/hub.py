@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,16 @@ def has(origin: str, name: str) -> bool:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+def fields_of(kind: Any, origin: str, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the content of a config.json tells of the fields of `kind`, a dataclass.
+
+    Raises:
+      InputError: if it lacks one that has no default.
+    """
+    fields = {name: config[name] for name in kind.__dataclass_fields__ if name in config}
+    absent = [name for name in kind.__annotations__ if name not in {**vars(kind), **fields}]
+    if absent:
+        raise InputError(f"{origin}: its {CONFIG} lacks {', '.join(absent)}.")
+    return fields

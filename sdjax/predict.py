@@ -1,7 +1,6 @@
 """Probabilities and embeddings of new rows: `python -m sdjax.predict --workdir=... --input=...`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from absl import app, flags, logging
 from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import read_inputs
-from sdjax.errors import InputError
+from sdjax.errors import InputError, ending_in_a_line
 from sdjax.training import load
 
 FLAGS = flags.FLAGS
@@ -23,7 +22,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     logging.set_verbosity(logging.WARNING)
-    try:
+    with ending_in_a_line():
         count = predict(
             Path(FLAGS.workdir),
             Path(FLAGS.input),
@@ -32,8 +31,6 @@ def main(argv: list[str]) -> None:
             labels=FLAGS.labels,
             images=FLAGS.images,
         )
-    except (OSError, InputError) as error:
-        sys.exit(f"Error: {error}")
     print(f"Wrote {count} rows to {FLAGS.output}")
 
 

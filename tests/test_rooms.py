@@ -8,7 +8,7 @@ from imports import assert_not_loaded
 ROOT = Path(__file__).parents[1]
 # From the ground up; a file imports from its own floor, or from one below.
 FLOORS = (
-    ("_src", "losses", "relations", "labels", "sharded", "checks", "errors", ""),
+    ("_src", "losses", "relations", "labels", "sharded", "checks", "errors", "writing", ""),
     ("data", "models", "metrics", "retrieval", "config", "configs", "usage", "hub", "label_sets"),
     ("training", "report"),
     ("forecast", "study"),

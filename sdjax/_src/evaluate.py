@@ -12,8 +12,9 @@ from jax.core import Tracer
 from sdjax import labels as labels_lib
 from sdjax._src import collectives
 from sdjax._src.dense import dense
-from sdjax._src.problem import Method, Problem, Sums
+from sdjax._src.problem import Method, Problem, Sums, WithoutPositives
 from sdjax._src.tiled import ring, tiled
+from sdjax.checks import one_of
 
 Array = jax.Array
 Reduction = Literal["mean", "sum", "none"]
@@ -28,6 +29,13 @@ AUTO_GATHERED_BYTES = 2**28
 
 CORES: dict[str, Core] = {"dense": dense, "tiled": tiled, "ring": ring}
 IMPLEMENTATIONS: tuple[str, ...] = get_args(Implementation)
+
+
+def check_choices(without_positives: str, reduction: str, implementation: str) -> None:
+    """Raises ValueError, with the nearest name, where an option that all losses have is unknown."""
+    one_of("without_positives", without_positives, get_args(WithoutPositives))
+    one_of("reduction", reduction, get_args(Reduction))
+    one_of("implementation", implementation, IMPLEMENTATIONS)
 
 
 def evaluate(problem: Problem, method: Method, reduction: Reduction, implementation: str) -> Array:

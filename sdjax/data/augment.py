@@ -1,7 +1,6 @@
 """Random views of a batch, in pure JAX: they run on the device, inside the jitted step."""
 
 import math
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,11 +57,6 @@ def random_view(
     else:
         view = _image_view(key, x, config)
     return jnp.where(where.reshape(-1, *[1] * (rank - 1)), view, x)
-
-
-def is_text(x: Any) -> bool:
-    """Whether x is tokens of texts, {"ids", "mask"}."""
-    return isinstance(x, dict) and {"ids", "mask"} <= x.keys()
 
 
 def text_view(

@@ -12,7 +12,6 @@ References:
   (https://doi.org/10.1038/sdata.2018.178).
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from absl import app, flags
 
 from sdjax._src import stop
 from sdjax.data import csv_tables
-from sdjax.errors import InputError
+from sdjax.errors import InputError, ending_in_a_line
 
 STAY = "patientunitstayid"
 # Table: the columns whose values are words.
@@ -154,7 +153,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    try:
+    with ending_in_a_line():
         sizes = write(
             Path(given.folder),
             Path(given.output),
@@ -162,8 +161,6 @@ def main(argv: list[str]) -> None:
             test_share=given.test_share,
             seed=given.seed,
         )
-    except (OSError, InputError) as error:
-        sys.exit(f"Error: {error}")
     print(f"Wrote {given.output}: {', '.join(f'{n:,} {name}' for name, n in sizes.items())}")
 
 

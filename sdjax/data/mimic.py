@@ -27,7 +27,7 @@ from sdjax.checks import one_of
 from sdjax.data import csv_tables, icd
 from sdjax.data.mimic_splits import SPLITS, read_splits
 from sdjax.data.note_store import NoteStore
-from sdjax.errors import InputError
+from sdjax.errors import InputError, ending_in_a_line
 
 CODES = "codes.txt"
 DESCRIPTIONS = "codes.tsv"
@@ -254,7 +254,7 @@ def main(argv: list[str]) -> None:
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
     given = flags.FLAGS
-    try:
+    with ending_in_a_line():
         summary = write(
             given.set,
             [Path(folder) for folder in given.folder],
@@ -262,8 +262,6 @@ def main(argv: list[str]) -> None:
             Path(given.output),
             raw_text=given.raw_text,
         )
-    except (OSError, InputError) as error:
-        sys.exit(f"Error: {error}")
     for name, count in summary.items():
         print(f"{count:>9,}  {name}")
     print(f"Wrote {given.output}")

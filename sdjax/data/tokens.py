@@ -3,7 +3,8 @@
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,11 @@ _TOKENISED_AT_ONCE = 10_000  # texts: their encodings take ten times the memory 
 NO_LIMIT = 1 << 30  # of a text's tokens
 
 TokenBatch = dict[str, np.ndarray]
+
+
+def are_tokens(x: Any) -> bool:
+    """Whether x, a batch or what describes one, is {"ids", "mask"} and what else tokens have."""
+    return isinstance(x, Mapping) and {"ids", "mask"} <= x.keys()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from sdjax import relations
 from sdjax._src.collectives import AxisName
-from sdjax._src.evaluate import Implementation, Reduction, evaluate
+from sdjax._src.evaluate import Implementation, Reduction, check_choices, evaluate
 from sdjax._src.pair_math import Form
 from sdjax._src.pair_weight import PairWeight, as_pair_weight, uniform
 from sdjax._src.problem import Method, Normalizer, Problem, WithoutPositives
@@ -112,9 +112,7 @@ def contrastive_loss(
     """
     one_of("normalizer", normalizer, get_args(Normalizer))
     one_of("form", form, get_args(Form))
-    one_of("without_positives", without_positives, get_args(WithoutPositives))
-    one_of("reduction", reduction, get_args(Reduction))
-    one_of("implementation", implementation, get_args(Implementation))
+    check_choices(without_positives, reduction, implementation)
     problem = make_problem(
         z,
         labels,

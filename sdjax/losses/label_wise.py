@@ -3,7 +3,7 @@
 # help() then shows `ArrayLike` and not all that it stands for.
 from __future__ import annotations
 
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +13,10 @@ from jax.typing import ArrayLike
 from sdjax import labels as labels_lib
 from sdjax._src import herocon
 from sdjax._src.collectives import AxisName
-from sdjax._src.evaluate import Implementation, Reduction, evaluate
+from sdjax._src.evaluate import Implementation, Reduction, check_choices, evaluate
 from sdjax._src.pair_weight import PairWeight, uniform
 from sdjax._src.problem import Method, WithoutPositives
 from sdjax._src.validation import make_problem
-from sdjax.checks import one_of
 from sdjax.labels import LabelIndices, Labels, check_labels
 
 Array = jax.Array
@@ -73,9 +72,7 @@ def label_wise_loss(
     arguments = locals()
     for option in ("without_positives", "reduction", "implementation"):
         del arguments[option]
-    one_of("without_positives", without_positives, get_args(WithoutPositives))
-    one_of("reduction", reduction, get_args(Reduction))
-    one_of("implementation", implementation, get_args(Implementation))
+    check_choices(without_positives, reduction, implementation)
     problem = make_problem(**arguments, positive_where=None)
     method = Method(PairWeight(uniform), "classes", "out", "agreeing", without_positives)
     return evaluate(problem, method, reduction, implementation)

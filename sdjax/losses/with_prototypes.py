@@ -7,7 +7,7 @@ parameters. Row l stands for the label set {l}.
 # help() then shows `ArrayLike` and not all that it stands for.
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +16,11 @@ from jax.typing import ArrayLike
 
 from sdjax._src import prototypes as prototypes_lib
 from sdjax._src.collectives import AxisName
-from sdjax._src.evaluate import Implementation, Reduction, evaluate
+from sdjax._src.evaluate import Implementation, Reduction, check_choices, evaluate
 from sdjax._src.pair_math import Form
 from sdjax._src.pair_weight import PairWeight, uniform
 from sdjax._src.problem import Method, WithoutPositives
 from sdjax._src.validation import check_number, make_problem
-from sdjax.checks import one_of
 from sdjax.labels import Labels, is_known, num_classes
 from sdjax.losses.contrastive import contrastive_loss
 from sdjax.relations import Overlap, Weight
@@ -276,9 +275,7 @@ def _evaluate(
     """The loss of `arguments`, in which the positives of each label share a weight of 1/|S|."""
     without_positives = arguments.pop("without_positives")
     reduction, implementation = arguments.pop("reduction"), arguments.pop("implementation")
-    one_of("without_positives", without_positives, get_args(WithoutPositives))
-    one_of("reduction", reduction, get_args(Reduction))
-    one_of("implementation", implementation, get_args(Implementation))
+    check_choices(without_positives, reduction, implementation)
     arguments["labels"], prototypes = _checked(arguments)
     del arguments["prototypes"]
     problem = make_problem(**arguments, positive_where=None)

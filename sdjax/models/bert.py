@@ -83,11 +83,7 @@ class BertSizes:
           InputError: naming the field, if one is absent or its value is not supported.
         """
         one_of(f"model_type of {origin}", config.get("model_type", ""), _OFFSET_POSITIONS)
-        fields = {name: config[name] for name in cls.__dataclass_fields__ if name in config}
-        absent = [name for name in cls.__annotations__ if name not in {**vars(cls), **fields}]
-        if absent:
-            raise InputError(f"{origin}: its {hub.CONFIG} lacks {', '.join(absent)}.")
-        sizes = cls(**fields)
+        sizes = cls(**hub.fields_of(cls, origin, config))
         one_of(f"hidden_act of {origin}", sizes.hidden_act, ACTIVATIONS)
         positions = config.get("position_embedding_type") or "absolute"
         one_of(f"position_embedding_type of {origin}", positions, ("absolute",))

@@ -53,18 +53,18 @@ def read(origin: str) -> ImageInputs:
         return _of_timm(origin, config["pretrained_cfg"])
     usual = _USUAL.get(config.get("model_type", ""), IMAGENET)
     size = config.get("vision_config", config).get("image_size", _USUAL_SIZE)
-    size = _side(origin, "image_size", size)
+    size = side(origin, "image_size", size)
     whole = usual is HALF
     return ImageInputs(Resizing(size, 0 if whole else _around(size, _CROP_SHARE)), **usual)
 
 
 def _of_transformers(origin: str, fields: Mapping[str, Any]) -> ImageInputs:
     given = fields.get("size", _USUAL_SIZE)
-    size = _side(origin, "size", given)
+    size = side(origin, "size", given)
     shorter = size if isinstance(given, dict) and "shortest_edge" in given else 0
     kind = fields.get("image_processor_type", fields.get("feature_extractor_type", ""))
     if fields.get("do_center_crop") and fields.get("crop_size"):
-        shorter, size = size, _side(origin, "crop_size", fields["crop_size"])
+        shorter, size = size, side(origin, "crop_size", fields["crop_size"])
     elif fields.get("crop_pct") or kind.startswith("ConvNext"):
         small = size < _LEAST_UNCROPPED
         shorter = _around(size, fields.get("crop_pct") or _CROP_SHARE) if small else 0
@@ -79,7 +79,7 @@ def _of_transformers(origin: str, fields: Mapping[str, Any]) -> ImageInputs:
 
 
 def _of_timm(origin: str, fields: Mapping[str, Any]) -> ImageInputs:
-    size = _side(origin, "input_size", list(fields.get("input_size", (3, 224, 224)))[1:])
+    size = side(origin, "input_size", list(fields.get("input_size", (3, 224, 224)))[1:])
     share = fields.get("crop_pct", _CROP_SHARE)
     shorter = 0 if fields.get("crop_mode") == "squash" else _around(size, share)
     name = fields.get("interpolation", "bicubic")
@@ -92,7 +92,7 @@ def _around(size: int, share: float) -> int:
     return int(size / share)
 
 
-def _side(origin: str, name: str, value: Any) -> int:
+def side(origin: str, name: str, value: Any) -> int:
     """The side of a square, which is given once, or for height and width."""
     sides = value
     if isinstance(value, dict):

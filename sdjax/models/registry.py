@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from flax import nnx
 
 from sdjax.checks import one_of
 from sdjax.config import ModelConfig
+from sdjax.data.tokens import are_tokens
 from sdjax.errors import InputError
 from sdjax.models import bert, image_inputs, resnet, vit
 from sdjax.models.encoders import MLP, ConvNet
@@ -222,7 +223,7 @@ def _as_json(read_sizes: Callable[[str], Any]) -> Callable[[str], str]:
 
 
 def _are_tokens(spec: InputSpec) -> bool:
-    if not isinstance(spec, Mapping) or not {"ids", "mask"} <= set(spec):
+    if not are_tokens(spec):
         return False
     return all(len(x.shape) == 1 for x in spec.values()) and jnp.issubdtype(
         spec["ids"].dtype, jnp.integer

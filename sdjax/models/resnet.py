@@ -62,10 +62,7 @@ class ResNetSizes:
         Raises:
           InputError: naming the field, if one is absent or its value is not supported.
         """
-        given = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
-        absent = [name for name in cls.__annotations__ if name not in {**vars(cls), **given}]
-        if absent:
-            raise InputError(f"{origin}: its {hub.CONFIG} lacks {', '.join(absent)}.")
+        given = hub.fields_of(cls, origin, fields)
         lists = {name: tuple(given[name]) for name in ("hidden_sizes", "depths")}
         sizes = cls(**{**given, **lists})
         one_of(f"layout of {origin}", sizes.layout, LAYOUTS)
@@ -235,13 +232,7 @@ def read_sizes(origin: str) -> ResNetSizes:
         one_of(f"model_type of {origin}", config["model_type"] or "", MODEL_TYPES)
         return ResNetSizes.of(origin, {"layout": "transformers", **config})
     shapes, mark = weights.shapes(origin), "layer1.0.conv1.weight"
-    prefix = next((name.removesuffix(mark) for name in shapes if name.endswith(mark)), None)
-    if prefix is None:
-        raise InputError(
-            f"{origin}: there is neither a {hub.CONFIG} with a model_type nor a tensor {mark}, as "
-            "in torchvision's files."
-        )
-    shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    shapes = weights.without_prefix(origin, shapes, mark, "torchvision's")
     last = 3 if "layer1.0.conv3.weight" in shapes else 2
     hidden, depths = [], []
     while (name := f"layer{len(depths) + 1}.0.conv{last}.weight") in shapes:

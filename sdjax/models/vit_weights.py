@@ -11,7 +11,7 @@ from flax import nnx
 from sdjax import hub
 from sdjax.checks import one_of
 from sdjax.errors import InputError
-from sdjax.models import weights
+from sdjax.models import image_inputs, weights
 from sdjax.models.activations import ACTIVATIONS
 from sdjax.models.weights import Shape
 
@@ -203,11 +203,7 @@ class ViTSizes:
         Raises:
           InputError: if one is absent, or not supported.
         """
-        given = {name: fields[name] for name in cls.__dataclass_fields__ if name in fields}
-        absent = [name for name in cls.__annotations__ if name not in {**vars(cls), **given}]
-        if absent:
-            raise InputError(f"{origin}: its {hub.CONFIG} lacks {', '.join(absent)}.")
-        return cls(**given).check(origin)
+        return cls(**hub.fields_of(cls, origin, fields)).check(origin)
 
 
 def is_such(config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> bool:
@@ -232,7 +228,7 @@ def read_sizes(origin: str) -> ViTSizes:
     family = FAMILIES[one_of(f"model_type of {origin}", config["model_type"] or "", FAMILIES)]
     fields = {**family, **config.get("vision_config", config)}
     for name in ("image_size", "patch_size"):
-        fields |= {name: _side(origin, name, fields[name])} if name in fields else {}
+        fields |= {name: image_inputs.side(origin, name, fields[name])} if name in fields else {}
     if fields.get("use_swiglu_ffn"):
         raise InputError(f"{origin}: use_swiglu_ffn is not supported.")
     if "mlp_ratio" in fields:
@@ -240,24 +236,10 @@ def read_sizes(origin: str) -> ViTSizes:
     return ViTSizes.of(origin, fields)
 
 
-def _side(origin: str, name: str, value: Any) -> int:
-    """A number, also where it is given for both sides."""
-    sides = {*value} if isinstance(value, list) else {value}
-    if len(sides) != 1 or not isinstance(value := sides.pop(), int) or value < 1:
-        raise InputError(f"{origin}: {name} must be the side of a square, got {value!r}.")
-    return value
-
-
 def _sizes_of_timm(origin: str, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> ViTSizes:
     """Sizes from the shapes of timm's tensors, and from its config.json where there is one."""
     mark = "patch_embed.proj.weight"
-    prefix = next((name.removesuffix(mark) for name in shapes if name.endswith(mark)), None)
-    if prefix is None:
-        raise InputError(
-            f"{origin}: there is neither a {hub.CONFIG} with a model_type nor a tensor {mark}, as "
-            "in timm's files."
-        )
-    shapes = {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+    shapes = weights.without_prefix(origin, shapes, mark, "timm's")
     known = config.get("pretrained_cfg", {}) | config.get("model_args", {})
     name = str(config.get("architecture", ""))
     width, channels, side, _ = shapes[mark]

@@ -66,6 +66,23 @@ def read(
     return tensors
 
 
+def without_prefix(
+    origin: str, shapes: Mapping[str, Shape], mark: str, whose: str
+) -> dict[str, Shape]:
+    """`shapes` by names without what stands before that of the tensor `mark`.
+
+    Raises:
+      InputError: if there is no such tensor, as `whose` files have it.
+    """
+    prefix = next((name.removesuffix(mark) for name in shapes if name.endswith(mark)), None)
+    if prefix is None:
+        raise InputError(
+            f"{origin}: there is neither a {hub.CONFIG} with a model_type nor a tensor {mark}, as "
+            f"in {whose} files."
+        )
+    return {name.removeprefix(prefix): shape for name, shape in shapes.items()}
+
+
 def shapes(origin: str) -> dict[str, Shape]:
     """The shape of each tensor of a model, by name; none is read.
 

@@ -6,12 +6,13 @@ Figures are in the page, tables are sorted by a click on a column's head.
 import base64
 import html
 import mimetypes
-import os
 import re
 from pathlib import Path
 from urllib.parse import unquote
 
 from markdown_it import MarkdownIt
+
+from sdjax.writing import whole
 
 STYLE = """
 :root { color-scheme: light; }
@@ -105,9 +106,8 @@ def write_page(markdown: Path) -> Path:
         script=SCRIPT,
     )
     path = markdown.with_suffix(".html")
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(page, encoding="utf-8")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 

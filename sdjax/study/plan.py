@@ -1,7 +1,6 @@
 """What a study is to run: data sets, the methods that a grid makes, seeds."""
 
 import csv
-import dataclasses
 import itertools
 import json
 import re
@@ -222,8 +221,3 @@ def command(data: DataSet, config: Config) -> list[str]:
     given = data.given or Config()
     base = [f"--config={data.base}"] if data.base else []
     return [*base, *(f"--config.{name}={value}" for name, value in differences(config, given))]
-
-
-def as_dict(plan: Plan) -> dict[str, Any]:
-    """`plan` as `json.dumps` takes it."""
-    return dataclasses.asdict(plan)

@@ -24,7 +24,7 @@ from sdjax.training.evaluate import Outputs
 from sdjax.training.results import retrieval_results, test_results
 from sdjax.training.run import outputs
 from sdjax.training.state import TrainState
-from sdjax.training.workdir import CHECKPOINTS, SELECTION, SPLITS, write_json
+from sdjax.training.workdir import CHECKPOINTS, SELECTION, SPLITS, read_selection, write_json
 
 RECORD = "run.json"
 DONE, FAILED = "done", "failed"
@@ -57,12 +57,10 @@ class Data:
         """The run of `config`; of several candidates it may be one still to be chosen."""
         key = dataclasses.replace(config, seed=0)
         if key not in self._setups:
-            made = make_setup(config, dataset=self._datasets.get(config.data))
-            self._datasets.setdefault(config.data, made.dataset)
-            candidates = list(config_lib.candidates(config, made.dataset.kind).values())
-            if len(candidates) == 1 and candidates[0] != config:
-                made = make_setup(candidates[0], dataset=made.dataset, mesh=made.mesh)
-            if made.initial is not None:
+            dataset = self.dataset(config)
+            candidates = list(config_lib.candidates(config, dataset.kind).values())
+            made = make_setup(candidates[0] if len(candidates) == 1 else config, dataset=dataset)
+            if config.model.weights or config.model.init_from:
                 return made  # Weights of a published encoder: not to be held for each method.
             self._setups[key] = made
         return self._setups[key].with_seed(config.seed)
@@ -94,8 +92,8 @@ def fit(data: Data, config: Config, folder: Path) -> dict[str, Any]:
     results = score(setup, state, retrieves=True)
     assert results is not None
     found: dict[str, Any] = {"results": results, "parameters": _size(state)}
-    if (folder / "selection.json").exists():
-        found["selection"] = json.loads((folder / "selection.json").read_text())
+    if (chosen := read_selection(folder)) is not None:
+        found["selection"] = chosen
     return found
 
 
@@ -175,7 +173,7 @@ def record(
 def read_record(folder: Path) -> dict[str, Any] | None:
     """What `record` wrote; None where no run ended."""
     path = folder / RECORD
-    return json.loads(path.read_text()) if path.exists() else None
+    return read_json(path) if path.exists() else None
 
 
 def read_json(path: Path) -> Any:

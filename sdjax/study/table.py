@@ -1,7 +1,6 @@
 """`runs.parquet`: a row a run, a column a variable."""
 
 import json
-import os
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from sdjax.config import Config, flat
+from sdjax.writing import whole
 
 FILE = "runs.parquet"
 SPLITS = ("test", "test_tuned", "validation")
@@ -101,7 +101,6 @@ def figures(results: Mapping[str, Any]) -> Iterator[tuple[str, float | None]]:
 def write(frame: pd.DataFrame, workdir: Path) -> Path:
     """Writes `runs.parquet`, whole or not at all."""
     path = workdir / FILE
-    temporary = path.with_suffix(".tmp")
-    frame.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        frame.to_parquet(temporary, index=False)
     return path

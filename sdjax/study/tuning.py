@@ -1,7 +1,6 @@
 """Hyperparameters by Optuna: for each method as many trials, judged by validation alone."""
 
 import importlib
-import json
 import shutil
 import time
 from pathlib import Path
@@ -92,7 +91,7 @@ class Tuner:
     def _read(self) -> list[dict[str, Any]]:
         trials = []
         while (path := self._folder / f"{len(trials)}.json").exists():
-            trials.append(json.loads(path.read_text()))
+            trials.append(runs.read_json(path))
         return trials
 
     def _suggested(self, number: int) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import zipfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from sdjax.checks import one_of
 from sdjax.errors import InputError
 from sdjax.label_sets import LabelSets
 from sdjax.labels import LabelIndices
+from sdjax.writing import whole
 
 SPACES = ("h", "z")
 SUFFIXES = (".npz", ".parquet")
@@ -145,11 +145,9 @@ class Gallery:
 
     def keep(self, path: Path) -> None:
         """Writes `path`, whole or not at all; warns where the disk does not take it."""
-        temporary = path.with_suffix(".tmp")
         try:
-            with open(temporary, "wb") as file:
+            with whole(path) as temporary, open(temporary, "wb") as file:
                 np.savez(file, **self._arrays())
-            os.replace(temporary, path)
         except OSError as error:
             logging.warning("%s is not kept: %s.", path, error.strerror)
 

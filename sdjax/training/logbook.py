@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 
 from sdjax.training.processes import is_main
+from sdjax.writing import whole
 
 Record = dict[str, Any]
 
@@ -69,9 +70,8 @@ class Records:
     def __init__(self, workdir: Path, step: int):
         self.path = workdir / RECORDS
         kept = [record for record in read_records(self.path) if record["step"] <= step]
-        rewritten = self.path.with_suffix(".tmp")
-        rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
-        rewritten.replace(self.path)
+        with whole(self.path) as rewritten:
+            rewritten.write_text("".join(json.dumps(record) + "\n" for record in kept))
         self._file = self.path.open("a")
         self._events = SummaryWriter(str(workdir / "events"), purge_step=step + 1 if step else None)
 

@@ -13,7 +13,8 @@ from sdjax import config as config_lib
 from sdjax import losses, sharded
 from sdjax.checks import one_of
 from sdjax.config import AugmentConfig, Config, LossConfig, SupervisedConfig
-from sdjax.data.augment import is_text, random_view, text_view
+from sdjax.data.augment import random_view, text_view
+from sdjax.data.tokens import are_tokens
 from sdjax.labels import LabelIndices, num_classes, num_rows
 from sdjax.models import Model
 from sdjax.training import momentum_queue
@@ -273,7 +274,7 @@ class Objective:
 def _view(key: Array, batch: Batch, config: AugmentConfig) -> Batch:
     """The batch with a random view of each example, or itself where nothing changes an input."""
     x = batch["x"]
-    if is_text(x):
+    if are_tokens(x):
         view = text_view(key, x, batch["where"], config)
     else:
         kind = {2: "vector", 4: "image"}.get(x.ndim) if hasattr(x, "ndim") else None

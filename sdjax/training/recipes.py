@@ -139,7 +139,7 @@ def _scaled_by(factors: dict[str, float], decay: float) -> optax.GradientTransfo
         del params
         layers = _num_layers(updates)
         return jax.tree_util.tree_map_with_path(
-            lambda path, x: x * _factor(path, factors) * decay ** _layers_above(path, layers),
+            lambda path, x: x * (_factor(path, factors) * decay ** _layers_above(path, layers)),
             updates,
         )
 

@@ -19,6 +19,7 @@ from sdjax.training.logbook import RECORDS, read_records
 from sdjax.training.processes import failing_together, gather_texts, is_main
 from sdjax.training.run import outputs, train
 from sdjax.training.setup import Setup, make_setup
+from sdjax.writing import whole
 
 SCORES = "validation_scores.npy"
 
@@ -111,10 +112,8 @@ def _train(setup: Setup, folder: Path) -> dict[str, Any]:
     found = {}
     with failing_together():
         if is_main():
-            # Whole or not at all.
-            with open(folder / f"{SCORES}.tmp", "wb") as file:
+            with whole(folder / SCORES) as temporary, open(temporary, "wb") as file:
                 np.save(file, scores)
-            os.replace(folder / f"{SCORES}.tmp", folder / SCORES)
             found = metrics_lib.evaluate(
                 setup.dataset.validation.labels, scores, only=config_lib.VALIDATION_METRICS
             )

@@ -287,27 +287,25 @@ def _initial_weights(
     if not (weighted or biased):
         return initial
     params, variables = initial or Weights(nnx.State({}), nnx.State({}))
+    labels = dataset.train.labels
+    counts, rows = label_sets.counts(labels), label_sets.num_rows(labels)
     if weighted:
-        variables = nnx.merge_state(variables, _label_weights(config, dataset))
+        variables = nnx.merge_state(variables, _label_weights(config, counts, rows))
     if biased:
-        params = nnx.merge_state(params, _prior_bias(config, dataset))
+        params = nnx.merge_state(params, _prior_bias(config, counts, rows))
     return Weights(params, variables)
 
 
-def _prior_bias(config: Config, dataset: data_lib.Dataset) -> nnx.State:
-    """The classifier's bias, by the train split, for all members: log((n + ½) / (N − n + ½))."""
-    labels = dataset.train.labels
-    counts, rows = label_sets.counts(labels), label_sets.num_rows(labels)
+def _prior_bias(config: Config, counts: np.ndarray, rows: int) -> nnx.State:
+    """The classifier's bias, for all members: log((n + ½) / (N − n + ½)) of n of N examples."""
     bias = np.log((counts + 0.5) / (rows - counts + 0.5)).astype(np.float32)
     return nnx.State({"classifier": {"bias": nnx.Param(np.stack([bias] * config.model.members))}})
 
 
-def _label_weights(config: Config, dataset: data_lib.Dataset) -> nnx.State:
-    """Those of the supervised loss, by the train split, for all members."""
-    labels = dataset.train.labels
-    counts, rows = label_sets.counts(labels), label_sets.num_rows(labels)
+def _label_weights(config: Config, counts: np.ndarray, rows: int) -> nnx.State:
+    """Those of the supervised loss, for all members."""
     values = supervised.label_weights(counts, rows, config.supervised)
-    state = nnx.state(LabelWeights(dataset.num_classes))
+    state = nnx.state(LabelWeights(len(counts)))
     members = np.stack([values] * config.model.members)
     return nnx.State({"label_weights": jax.tree.map(lambda _: members, state)})
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 import shutil
 import socket
@@ -20,6 +19,7 @@ from sdjax.errors import InputError
 from sdjax.labels import LabelIndices
 from sdjax.training.processes import failing_together, gather_texts, is_main
 from sdjax.training.state import ExampleSpec
+from sdjax.writing import whole
 
 CONFIG, PREPROCESS, DATA, RESULTS = "config.json", "preprocess.json", "data.json", "results.json"
 SELECTION, SELECTED = "selection", "selection.json"
@@ -52,9 +52,8 @@ _SECONDS_TO_SEE = 10.0  # network file systems may show a new file late
 
 def write_json(path: Path, value: Any) -> None:
     """Writes `value` whole or not at all."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value, indent=2) + "\n")
-    os.replace(temporary, path)
+    with whole(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def check_workdir(

@@ -198,10 +198,11 @@ def test_microbatches_and_remat_leave_the_gradient_of_the_whole_batch(encoder, c
         batch, shape = toy_batch(padding=3), SHAPE
         if encoder == "convnet":
             config.model.encoder, config.model.width, shape = "convnet", 4, (8, 8, 1)
-            config.augment.shift = 1
+            # Resampling, of which rounding differs from program to program, is not what is tested.
+            config.augment.shift, config.augment.crop = 1, 1.0
             batch["x"] = np.random.default_rng(1).normal(size=(BATCH, *shape)).astype(np.float32)
         results.append(whole_gradient(config, shape, batch))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *results)
 
 
 def whole_gradient(config, shape, batch):

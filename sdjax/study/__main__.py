@@ -26,7 +26,7 @@ from sdjax.study import plan as plan_lib
 from sdjax.study import space as space_lib
 
 _BASELINES = ("extra_trees", "logistic_regression", "nearest_neighbors")
-_SEVERAL = ("grid", "data", "space")  # flags that take all the words behind them
+_SEVERAL = ("grid", "methods", "data", "space")  # flags that take all the words behind them
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -38,6 +38,12 @@ def define_flags(values: flags.FlagValues) -> None:
         "grid",
         [],
         "FIELD=VALUE,VALUE,... of the config, several behind one flag; all combinations.",
+        flag_values=values,
+    )
+    flags.DEFINE_multi_string(
+        "methods",
+        [],
+        "'NAME: FIELD=VALUE ...', a method beside those of the grid.",
         flag_values=values,
     )
     flags.DEFINE_multi_string(
@@ -108,7 +114,7 @@ def run() -> None:
 
 
 def spread(argv: Sequence[str]) -> list[str]:
-    """`argv` with a flag before each of the words behind --grid, --data and --space."""
+    """`argv` with a flag before each of the words behind --grid, --data and the like."""
     result, several = [], ""
     for argument in argv:
         if argument.startswith("-"):
@@ -168,12 +174,16 @@ def make_plan(
     grid = [plan_lib.parse_axis(text) for text in given.grid]
     if len(dict(grid)) < len(grid):
         raise InputError(f"--grid names a field twice: {', '.join(axis for axis, _ in grid)}.")
+    more = [_named(text, "methods") for text in given.methods]
+    if len(dict(more)) < len(more):
+        raise InputError(f"--methods has a name twice: {', '.join(name for name, _ in more)}.")
     space = tuple(space_lib.parse(text).checked(config) for text in given.space)
     if not space and given.tune:
         space = tuple(e for e in space_lib.default(config) if e.name not in dict(grid))
     return plan_lib.Plan(
         data=data or {_data_name(config): first},
         grid=dict(grid),
+        more={name: tuple(words) for name, words in more},
         seeds=given.seeds,
         baselines=_BASELINES if given.baselines else (),
         trials=given.tune,
@@ -203,10 +213,7 @@ def typed_overrides(arguments: Sequence[str]) -> list[str]:
 
 def _data_set(text: str, first: plan_lib.DataSet, typed: list[str]) -> tuple[str, plan_lib.DataSet]:
     """The data set of "NAME: FIELD=VALUE ...", and its name."""
-    name, colon, rest = text.partition(":")
-    if not (name.strip() and colon):
-        raise InputError(f"--data must be 'NAME: FIELD=VALUE ...', got {text!r}.")
-    words = shlex.split(rest)
+    name, words = _named(text, "data")
     own = [word.partition("=")[2] for word in words if word.startswith("config=")]
     words = [word for word in words if not word.startswith("config=")]
     base, given, config = first.base, first.given, first.config
@@ -216,7 +223,15 @@ def _data_set(text: str, first: plan_lib.DataSet, typed: list[str]) -> tuple[str
     config = config_lib.without_overrides(config, [word.partition("=")[0] for word in words])
     for word in words:
         config = config_lib.overridden(config, word, "data set")
-    return name.strip(), plan_lib.DataSet(config, base, given)
+    return name, plan_lib.DataSet(config, base, given)
+
+
+def _named(text: str, flag: str) -> tuple[str, list[str]]:
+    """The name and the words of "NAME: FIELD=VALUE ..."."""
+    name, colon, rest = text.partition(":")
+    if not (name.strip() and colon):
+        raise InputError(f"--{flag} must be 'NAME: FIELD=VALUE ...', got {text!r}.")
+    return name.strip(), shlex.split(rest)
 
 
 def _data_name(config: Config) -> str:

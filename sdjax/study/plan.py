@@ -40,8 +40,8 @@ class Method:
 
     Attributes:
       name: for people.
-      overrides: FIELD=VALUE of the grid.
-      baseline: one of `sdjax.report.baselines.ALL_NAMES`; "" for a cell of the grid.
+      overrides: FIELD=VALUE that make it.
+      baseline: one of `sdjax.report.baselines.ALL_NAMES`; "" for a config.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Plan:
     Attributes:
       data: the data sets, by name.
       grid: values of the fields that are varied, by field; a method is a cell of their product.
+      more: FIELD=VALUE of methods beside those of the grid, by name.
       seeds: runs of each method on each data set; the first has the seed of the config.
       baselines: of `sdjax.report.baselines.ALL_NAMES`, beside the methods.
       trials: trainings by which the hyperparameters of each method are tuned; 0 leaves them.
@@ -74,6 +75,7 @@ class Plan:
 
     data: Mapping[str, DataSet]
     grid: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    more: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     seeds: int = 1
     baselines: tuple[str, ...] = ()
     trials: int = 0
@@ -82,7 +84,7 @@ class Plan:
     tuned_by: str = "mAP"
 
     def methods(self, data: str) -> list[Method]:
-        """The cells of the grid on a data set, each once, and the baselines.
+        """The cells of the grid on a data set, each once, those beside it, and the baselines.
 
         Fields that a recipe or a loss has no use for are left out of its cells: binary
         cross-entropy alone is one method, whatever the losses and the temperatures of the grid.
@@ -94,7 +96,8 @@ class Plan:
             made.setdefault(words, self._name(base, words))
         short = len(set(made.values())) == len(made)
         cells = [Method(name if short else " ".join(words), words) for words, name in made.items()]
-        return [*cells, *self._baselines()]
+        more = [Method(name, words) for name, words in self.more.items()]
+        return [*cells, *more, *self._baselines()]
 
     def _words(self, axis: str) -> list[str]:
         return [f"{axis}={value}" for value in self.grid[axis]]
@@ -141,6 +144,9 @@ class Plan:
             if each.name in self.grid:
                 raise InputError(f"{each.name} is in the grid and in the space; choose one.")
         for name in self.data:
+            names = [method.name for method in self.methods(name)]
+            if twice := sorted({each for each in names if names.count(each) > 1}):
+                raise InputError(f"Two methods have the name {twice[0]!r}.")
             self._check_values(name)
 
     def _check_values(self, data: str) -> None:

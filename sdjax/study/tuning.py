@@ -50,7 +50,8 @@ class Tuner:
         self._plan, self._method, self._folder = plan, method, folder
         self._base = plan.data[data].config
         config = method.config(self._base)
-        self._space = [each for each in plan.space if not idle(config, each.name)]
+        fixed = {word.partition("=")[0] for word in method.overrides}
+        self.space = [e for e in plan.space if e.name not in fixed and not idle(config, e.name)]
         self.trials = self._read()
 
     def config(self, overrides: list[str], seed: int) -> Config:
@@ -98,14 +99,14 @@ class Tuner:
         """The values of trial `number`; of the first the method's own, where the space has them."""
         if not number:
             values = flat(self._method.config(self._base))
-            own = {each.name: each.place(values[each.name]) for each in self._space}
+            own = {each.name: each.place(values[each.name]) for each in self.space}
             return {} if None in own.values() else own
         optuna = import_optuna()
         samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
         study = optuna.create_study(
             direction="maximize", sampler=samplers[self._plan.sampler](seed=number)
         )
-        distributions = {each.name: _distribution(optuna, each, self._base) for each in self._space}
+        distributions = {each.name: _distribution(optuna, each, self._base) for each in self.space}
         for each in self.trials:
             if each["parameters"] and each["value"] is not _FAILED:
                 trial = optuna.trial.create_trial(

@@ -12,6 +12,7 @@ from sdjax.study import __main__ as command_line
 from sdjax.study import plan as plan_lib
 from sdjax.study import space
 from sdjax.study.plan import DataSet, Plan
+from sdjax.study.tuning import Tuner
 
 
 def names(grid, config=None, **more):
@@ -51,6 +52,25 @@ def test_fields_that_a_loss_has_no_use_for():
     assert names(both, Config(recipe="joint")) == ["epochs=1", "epochs=2"]
     # The short names are told apart by their order alone, which is no help to a reader.
     assert names({**both, "recipe": ("probe", "bce")})[0] == "epochs=1 epochs=1 probe"
+
+
+def test_methods_beside_the_grid():
+    grid = {"recipe": ("joint", "bce")}
+    more = {"focal": ("recipe=bce", "supervised.name=focal"), "lower": ("model.dropout=0",)}
+    assert names(grid, more=more, baselines=("extra_trees",))[2:] == [*more, "extra trees"]
+    with pytest.raises(InputError, match="Two methods have the name 'bce'"):
+        names(grid, more={"bce": ("recipe=bce", "supervised.name=focal")})
+    with pytest.raises(InputError, match="of a grid 'supervised.nam'"):
+        names(grid, more={"x": ("supervised.nam=asl",)})
+
+
+def test_what_a_method_sets_is_not_tuned(tmp_path):
+    spaces = (space.parse("model.dropout=0..0.5"), space.parse("supervise.learning_rate=0..1"))
+    plan = Plan({"d": DataSet(Config())}, more={"a": ("model.dropout=0",)}, space=spaces)
+    tuners = [Tuner(plan, "d", method, tmp_path) for method in plan.methods("d")]
+    found = [[each.name for each in tuner.space] for tuner in tuners]
+    rate = "supervise.learning_rate"
+    assert found == [["model.dropout", rate], [rate]]
 
 
 def test_a_value_of_the_grid_holds_for_every_candidate():
@@ -133,9 +153,10 @@ def test_spaces_that_are_not(text, message):
 
 def test_flags_take_all_the_words_behind_them():
     argv = ["study", "--grid", "a=1,2", "b=3", "--seeds=2", "--data", "x: a=1", "--grid=c=4", "d=5"]
+    argv += ["--methods", "y: b=1", "z: b=2"]
     assert command_line.spread(argv) == [
         *("study", "--grid=a=1,2", "--grid=b=3", "--seeds=2", "--data=x: a=1"),
-        *("--grid=c=4", "--grid=d=5"),
+        *("--grid=c=4", "--grid=d=5", "--methods=y: b=1", "--methods=z: b=2"),
     ]
     assert command_line.spread(["study", "--seeds", "2", "x"]) == ["study", "--seeds", "2", "x"]
 
@@ -149,6 +170,7 @@ def test_times():
 def test_data_sets_from_flags():
     argv = ["study", "--config.model.width=7", "--data", "a: data.name=digits"]
     argv += ["b: config=own_data data.train='x y.csv' recipe=bce", "--seeds=3", "--tune=2"]
+    argv += ["--methods", "wide: model.width=9 recipe=bce"]
     arguments = command_line.spread(argv)
     given = flags.FlagValues()
     command_line.define_flags(given)
@@ -161,4 +183,5 @@ def test_data_sets_from_flags():
     assert second.config.model.width == 7 and second.config.recipe == "bce"
     assert all("model.width" not in each for each in second.config.candidates)
     assert (plan.seeds, plan.trials) == (3, 2)
+    assert plan.more == {"wide": ("model.width=9", "recipe=bce")}
     assert "loss.temperature" in [each.name for each in plan.space]

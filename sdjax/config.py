@@ -439,6 +439,12 @@ def unused(config: Config) -> list[str]:
     ]
 
 
+def without_unused(config: Config) -> Config:
+    """`config` with the defaults of the fields that do nothing in a run of it."""
+    default = flat(Config())
+    return replaced(config, {name: default[name] for name in unused(config)})
+
+
 def idle_fields(config: Config) -> list[str]:
     """Fields, and sections as "pretrain.", that do nothing in a run of `config`."""
     options = {"asl": ("gamma_pos", "gamma_neg", "clip"), "focal": ("gamma",)}

@@ -12,8 +12,10 @@ from sdjax.config import (
     from_dict,
     learning_rate_factors,
     overrides,
+    replaced,
     sized,
     unused,
+    without_unused,
 )
 
 VECTOR = jax.ShapeDtypeStruct((5,), np.float32)
@@ -189,6 +191,9 @@ def test_fields_without_a_use_are_named(recipe, weight, wanted):
     config.loss.learn_temperature, config.pretrain.epochs = True, 3
     config.queue.size = 0 if recipe == "bce" else 512
     assert unused(config) == wanted
+    assert without_unused(config) == replaced(
+        config, {each: flat(Config())[each] for each in wanted}
+    )
 
 
 def test_options_of_other_supervised_losses_are_named():

@@ -45,7 +45,7 @@ class Data:
         """The data set that `config.data` names."""
         key = config.data
         if key not in self._datasets:
-            self._datasets[key] = make_setup(config).dataset
+            self._datasets[key] = make_setup(config_lib.without_unused(config)).dataset
         return self._datasets[key]
 
     def forget(self, config: Config) -> None:
@@ -53,15 +53,23 @@ class Data:
         self._datasets.pop(config.data, None)
         self._setups = {k: v for k, v in self._setups.items() if k.data != config.data}
 
-    def setup(self, config: Config) -> Setup:
-        """The run of `config`; of several candidates it may be one still to be chosen."""
+    def setup(self, config: Config, keep: bool = True) -> Setup:
+        """The run of `config`; of several candidates it may be one still to be chosen.
+
+        Args:
+          config: of the run; what it has no use for is left aside, since it is there for others.
+          keep: the setup, for runs of other seeds.
+        """
         key = dataclasses.replace(config, seed=0)
         if key not in self._setups:
             dataset = self.dataset(config)
             candidates = list(config_lib.candidates(config, dataset.kind).values())
-            made = make_setup(candidates[0] if len(candidates) == 1 else config, dataset=dataset)
-            if config.model.weights or config.model.init_from:
-                return made  # Weights of a published encoder: not to be held for each method.
+            if len(candidates) == 1:
+                config = config_lib.without_unused(candidates[0])
+            made = make_setup(config, dataset=dataset)
+            # Weights of a published encoder are not to be held for each method.
+            if not keep or config.model.weights or config.model.init_from:
+                return made
             self._setups[key] = made
         return self._setups[key].with_seed(config.seed)
 

@@ -75,7 +75,7 @@ class Tuner:
         try:
             config = self.config(overrides, self._base.seed)
             config.refit = False  # It would learn from what judges it.
-            setup, state = runs.trained(data.setup(config), self._folder / f"{number}")
+            setup, state = runs.trained(data.setup(config, keep=False), self._folder / f"{number}")
             found = runs.validation_metrics(setup, state)
             entry |= {"value": found[self._plan.tuned_by], "validation": found}
         except (Interrupted, KeyboardInterrupt):

@@ -194,7 +194,7 @@ def test_tuning_gives_each_method_as_many_trials(toy_config, tmp_path, monkeypat
 
     monkeypatch.setattr(runs, "trained", trained)
     monkeypatch.setattr(runs, "validation_metrics", judged)
-    monkeypatch.setattr(runs.Data, "setup", lambda self, config: _Setup(config))
+    monkeypatch.setattr(runs.Data, "setup", lambda self, config, keep: _Setup(config))
     monkeypatch.setattr(runs, "fit", lambda data, config, folder: {"results": {}})
     monkeypatch.setattr(study, "headline", lambda entry: "")
     space = (Parameter("loss.temperature", 0.03, 1, log=True), Parameter("model.dropout", 0, 0.5))

@@ -4,9 +4,9 @@
 
 DATA/goemotions holds the published train.tsv, dev.tsv, test.tsv (text, numbers of labels, id) and
 labels.txt. FOLDER is a model such as all-MiniLM-L6-v2. `--rows=N` trains on N rows of train, drawn
-once; all of dev and test are used. Settings are those of `configs/text.py` but for what METHODS
-says. Runs that are there are only read. Prints a Markdown table of test figures, mean ± standard
-deviation over seeds.
+once; all of dev and test are used. Settings are those of `configs/text.py` but for the encoder's
+learning rate, ten times that, and what METHODS says. Runs that are there are only read. Prints a
+Markdown table of test figures, mean ± standard deviation over seeds.
 """
 
 import csv
@@ -67,6 +67,7 @@ def make_config(tables: Path, method: str, seed: int) -> Config:
     config.data.data_dir = str(tables / "tokens")
     config.model.weights = MODEL.value
     config.supervise.epochs = EPOCHS.value
+    config.supervise.learning_rates = "encoder=0.1"  # MiniLM is small
     config.pretrain = dataclasses.replace(config.supervise)
     config.report.retrieval_rows = 100_000
     return config

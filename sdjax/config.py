@@ -190,6 +190,9 @@ class ModelConfig:
     # The classifier's bias starts at the log-odds of each label in train, not at 0: short
     # fine-tuning need not learn first that labels are rare.
     prior_bias: bool = False
+    # bert, vit: the encoder learns by matrices of this rank that are added to its own (LoRA), which
+    # stay as they are. 0: it learns as a whole.
+    lora_rank: int = number(0, least=0)
     init_from: str = ""  # workdir of a run whose parameters this one starts from
     # Pretrained weights, for encoders that can load them: a safetensors file or a folder, with
     # config.json, or an id of the Hugging Face hub.

@@ -12,6 +12,7 @@ from sdjax.config import LEAST_TEMPERATURE, LossConfig, ModelConfig
 from sdjax.errors import InputError
 from sdjax.labels import LabelIndices
 from sdjax.losses import PROTOTYPE_LOSSES
+from sdjax.models.adapters import Adapters
 from sdjax.models.encoders import TokenStates
 from sdjax.models.label_attention import LabelAttention
 from sdjax.models.registry import InputSpec, make_encoder
@@ -49,6 +50,8 @@ class Model(nnx.Module):
         rngs: nnx.Rngs,
     ):
         self.encoder = make_encoder(config, input_spec, rngs)
+        rank = config.lora_rank
+        self.adapters = Adapters(self.encoder, rank, rngs=rngs) if rank else None
         features = self.encoder.out_features
         self.projection = Projection(
             features, config.projection_width, config.projection_dim, config.dtype, rngs=rngs
@@ -65,7 +68,8 @@ class Model(nnx.Module):
 
         `rngs` turn dropout on, and batch statistics to those of the rows in `where` [B].
         """
-        return self.encoder(x, rngs=rngs, where=where)
+        encoder = self.encoder if self.adapters is None else self.adapters.adapted(self.encoder)
+        return encoder(x, rngs=rngs, where=where)
 
     def pooled(self, representation: Representation) -> Array:
         """Representations as vectors [B, H]."""

@@ -23,7 +23,7 @@ Array = jax.Array
 Aux = dict[str, Any]
 
 # The parts of the model that make a candidate's embedding.
-_FOLLOWED = ("encoder", "projection")
+_FOLLOWED = ("encoder", "adapters", "projection")
 
 
 def check(config: Config) -> None:

@@ -319,15 +319,17 @@ def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, .
     """
     source = load(config.model.init_from)
     wanted = jax.eval_shape(lambda: init_model(config, spec, jax.random.key(0)))
-    parts = ["encoder", "projection"]
+    parts = ["encoder", "adapters", "projection"]
     if source.label_names == label_names:
         parts.append("classifier")
     states = []
     for old, new in zip(source.weights, wanted, strict=True):
         state = nnx.State({})
         for name in parts:
-            if name in new:
-                state[name] = _fitted(name, old.get(name, nnx.State({})), new[name], config)
+            # New adapters start without a change; those that were trained are never left out.
+            if name in (old if name == "adapters" else new):
+                given, here = (each.get(name, nnx.State({})) for each in (old, new))
+                state[name] = _fitted(name, given, here, config)
         states.append(state)
     return Weights(*states)
 

@@ -42,18 +42,19 @@ class Phase:
 
     @property
     def trains_encoder(self) -> bool:
-        return "encoder" in self.trained
+        return not {"encoder", "adapters"}.isdisjoint(self.trained)
 
 
 def make_phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
     """The phases of `config.recipe`, one after the other."""
-    whole = ("encoder", "projection", "classifier", "loss")
+    encoder = "adapters" if config.model.lora_rank else "encoder"
+    whole = (encoder, "projection", "classifier", "loss")
     objectives = {
-        "pretrain": (1.0, 0.0, ("encoder", "projection", "loss"), config.pretrain),
+        "pretrain": (1.0, 0.0, (encoder, "projection", "loss"), config.pretrain),
         "probe": (0.0, 1.0, ("classifier",), config.supervise),
-        "finetune": (0.0, 1.0, ("encoder", "classifier"), config.supervise),
+        "finetune": (0.0, 1.0, (encoder, "classifier"), config.supervise),
         "joint": (config.contrastive_weight, 1.0, whole, config.supervise),
-        "bce": (0.0, 1.0, ("encoder", "classifier"), config.supervise),
+        "bce": (0.0, 1.0, (encoder, "classifier"), config.supervise),
     }
     names = {"probe": ("pretrain", "probe"), "finetune": ("pretrain", "finetune")}
     phases, start = [], 0

@@ -31,6 +31,7 @@ from sdjax.training.mesh import (
 from sdjax.training.objective import Metrics
 from sdjax.training.processes import failing_together, is_main
 from sdjax.training.profiler import StepProfiler
+from sdjax.training.programs import make_room
 from sdjax.training.recipes import Phase
 from sdjax.training.results import retrieval_results, test_results, with_baselines, write_report
 from sdjax.training.setup import Setup
@@ -57,6 +58,7 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
     """
     if workdir is None and setup.config.select_by:
         raise InputError("select_by keeps the best checkpoint, and needs a workdir to keep it in.")
+    make_room()
     with contextlib.ExitStack() as stack:
         checkpoints = None
         if workdir is not None:

@@ -225,6 +225,7 @@ def test_a_run_starts_from_another_on_texts(config, tmp_path, one_width):
         ({"model.architecture": "{"}, "model.architecture is not JSON"),
         ({"model.architecture": "{}"}, "model_type of model.architecture"),
         ({"model.weights": "no/such/folder"}, "no such file or folder"),
+        ({"model.lora_rank": 64}, "model.lora_rank must be below [0-9]+, got 64"),
         ({"data.text": ""}, "feature 'text' is not a number.*name it in data.text"),
     ],
 )
@@ -253,6 +254,35 @@ def test_layers_have_learning_rates_of_their_own(config, one_width):
         after["encoder"]["layers"][1],
     )
     assert min(jax.tree.leaves(moved)) > 0
+
+
+def test_low_rank_adapters_learn_in_place_of_the_encoder(config, tmp_path, one_width):
+    config.model.lora_rank, config.supervise.epochs = 2, 1
+    setup = ready(config)
+    before, state = jax.device_get(setup.initial_state().params), train(setup, tmp_path / "run")
+    after = jax.device_get(state.params)
+    jax.tree.map(np.testing.assert_array_equal, before["encoder"], after["encoder"])
+    assert sorted(after["adapters"]["b"]) == sorted(
+        f"layers_{layer}_{part}" for layer in (0, 1) for part in ("down", "out", "qkv", "up")
+    )
+    assert min(float(np.abs(x).max()) for x in jax.tree.leaves(after["adapters"])) > 0
+    # At first they change nothing; what is embedded is that of the matrices W + A·B.
+    texts, model = ["the cat", "a big dog"], load(tmp_path / "run")
+    bare = pretrained(MODEL)
+    inner = nnx.state(bare.module, nnx.Param)
+    for layer in (0, 1):
+        for part in ("down", "out", "qkv", "up"):
+            a, b = (after["adapters"][x][f"layers_{layer}_{part}"][...][0] for x in "ab")
+            inner["layers"][layer][part]["kernel"][...] += a @ b
+    nnx.update(bare.module, inner)
+    np.testing.assert_allclose(model.embed(texts), bare.encode(texts), atol=1e-5)
+    # Another run takes them over, and none leaves them out.
+    config.model.weights, config.model.init_from = "", str(tmp_path / "run")
+    started = ready(config).initial_state().params
+    jax.tree.map(np.testing.assert_array_equal, started["adapters"], after["adapters"])
+    config.model.lora_rank = 0
+    with pytest.raises(InputError, match="adapters.a.layers_0_down: .* there, absent here"):
+        ready(config)
 
 
 def test_a_refit_and_candidates(config, tmp_path, one_width):

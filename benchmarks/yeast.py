@@ -1,4 +1,4 @@
-"""Test metrics over seeds, against the same network with binary cross-entropy alone, and trees.
+"""Test metrics over seeds: ensemble and one network, with and without the SD loss; and trees.
 
     python benchmarks/yeast.py --workdir=runs/yeast_seeds
 
@@ -21,13 +21,9 @@ from configs import yeast
 from sdjax import metrics
 from sdjax.config import DataConfig
 from sdjax.data import load
-from sdjax.training import make_setup, score, train
+from sdjax.training import make_setup, score, select, train
 
 NAMES = {"joint": "SD + BCE", "bce": "BCE alone"}
-# One row in a hundred is held out, since a run wants a validation split; nothing is chosen by it.
-ALL_ROWS = DataConfig(
-    name="yeast", train="train+validation", validation="", validation_fraction=0.01
-)
 METRICS = ("mAP", "micro_f1", "macro_f1", "micro_auc", "macro_auc")
 WORKDIR = flags.DEFINE_string("workdir", "runs/yeast_seeds", "Folder of the runs.")
 SEEDS = flags.DEFINE_integer("seeds", 5, "Number of seeds.")
@@ -51,19 +47,16 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(SEEDS.value):
-        for rows, recipe in itertools.product(("train", "train + validation"), ("joint", "bce")):
-            name = f"{rows}, {NAMES[recipe]}"
+        for members, recipe in itertools.product((4, 1), ("joint", "bce")):
+            name = f"{NAMES[recipe]}, " + (f"{members} networks" if members > 1 else "one network")
             config = dataclasses.replace(yeast.get_config(), seed=seed, recipe=recipe)
-            config.report.baselines = False
-            if rows == "train + validation":
-                config.data = dataclasses.replace(ALL_ROWS, split_seed=seed)
-                config.batch_size = 150
-            workdir = Path(WORKDIR.value) / f"{recipe}_{len(rows)}_{seed}"
-            setup = make_setup(config)
+            config.model.members, config.report.baselines = members, False
+            workdir = Path(WORKDIR.value) / f"{recipe}_{members}_{seed}"
+            setup = select(make_setup(config), workdir)
             figures = score(setup, train(setup, workdir), workdir)
             results.setdefault(name, []).append(figures["test"])
-        results.setdefault("train + validation, extra trees", []).append(extra_trees(seed))
-    print("| fitted on, with | " + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
+        results.setdefault("500 extra trees (scikit-learn)", []).append(extra_trees(seed))
+    print("| with | " + " | ".join(METRICS) + " |\n|---|" + "---|" * len(METRICS))
     for name, runs in results.items():
         values = np.array([[run[metric] for metric in METRICS] for run in runs])
         cells = [

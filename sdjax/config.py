@@ -94,6 +94,10 @@ class DataConfig:
     folds: int = number(0, least=0)  # where test is "": in place of the fraction, so many folds,
     fold: int = number(0, least=0)  # of which this one is test
     split_seed: int = number(0, least=0)  # draws those rows; seeds of a study share them
+    # Few-example mode: of train, so many rows for each label, drawn by split_seed; 0: all rows. A
+    # batch_size above what is left suits the data, see also the phases' `min_steps`; there is no
+    # refit, since validation stays whole.
+    examples_per_label: int = number(0, least=0)
     # Where TFDS keeps prepared data, "" being its own default; and where the tokens of texts are
     # kept, by content and tokenizer, for the next run: "" keeps none.
     data_dir: str = ""
@@ -111,7 +115,11 @@ class DataConfig:
     # Tables: text columns of at most so many different values become one-hot; 0: text is an error.
     categories: int = number(0, least=0)
     input_key: str = ""  # TFDS, .npz, .h5, .jsonl: the input; "" finds it
-    label_key: str = ""  # TFDS, .npz, .h5, .jsonl: the labels; "" finds them
+    # TFDS, .npz, .h5, .jsonl: the labels; "" finds them. TFDS also "objects/label", of all objects.
+    label_key: str = ""
+    # TFDS: objects for which one of these bools is true give no label, as "is_crowd" (coco) or
+    # "is_difficult" (voc); comma-separated.
+    skip_objects: str = ""
     # Images are resized to this square; 0: that of model.weights, and without them they stay.
     image_size: int = number(0, least=0)
     # Of the channels, of values in [0, 1]; (): of model.weights, and without them of train.
@@ -262,6 +270,8 @@ class PhaseConfig:
 
     epochs: int = count(100)
     stop_after: int = number(0, least=0)  # epochs, where the schedule is cut off there; 0: nowhere
+    # Few-example mode: fewer steps become so many by more epochs; validations are as much rarer.
+    min_steps: int = number(200, least=0)
     optimizer: str = choice("adamw", OPTIMIZERS)
     learning_rate: float = number(1e-3, least=0)
     weight_decay: float = number(1e-4, least=0)
@@ -462,6 +472,8 @@ def idle_fields(config: Config) -> list[str]:
         idle += ["model.attention_width", "model.label_chunk"]
     if not config.model.segment_length:
         idle.append("model.segment_overlap")
+    if not config.data.examples_per_label:
+        idle += ["pretrain.min_steps", "supervise.min_steps"]
     if config.recipe in ("joint", "bce"):
         idle.append("pretrain.")
     if config.recipe == "bce":
@@ -563,8 +575,9 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     """`config` with a network and a batch that suit the data where it names none.
 
     Batches are the power of two nearest below an eighth of the train split, from 32 to 512 (64 for
-    encoders with published weights), and a multiple of devices × microbatches. Vectors get an MLP,
-    images a ConvNet; its width is 32, that of all other encoders 256 (512 from 20,000 examples on).
+    encoders with published weights), and a multiple of devices × microbatches; also where
+    few-example mode leaves fewer rows than the batch that is named. Vectors get an MLP, images a
+    ConvNet; its width is 32, that of all other encoders 256 (512 from 20,000 examples on).
 
     Args:
       config: checked.
@@ -588,6 +601,8 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     if not width:
         width = 32 if encoder == "convnet" else 256 if num_examples < 20_000 else 512
     batch_size = config.batch_size
+    if config.data.examples_per_label and batch_size > num_examples:
+        batch_size = 0
     if not batch_size:
         parts = num_devices * config.microbatches
         most = 64 if encoder in PUBLISHED else 512

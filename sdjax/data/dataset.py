@@ -11,8 +11,9 @@ from absl import logging
 
 from sdjax.checks import one_of
 from sdjax.config import MISSING, SCALINGS, DataConfig
-from sdjax.data import hashing, overlap, tfds
+from sdjax.data import few_examples, hashing, overlap, tfds
 from sdjax.data.examples import Examples, check_finite, listing
+from sdjax.data.few_examples import FewExamples
 from sdjax.data.images import EncodedImages
 from sdjax.data.preprocess import Preprocess, is_sparse
 from sdjax.data.readers import files
@@ -37,6 +38,7 @@ class Dataset:
       label_names: of the C labels.
       preprocess: that the sources apply to raw inputs; None where they hold the model's own.
       kind: "dense" or "sparse" vectors, "image" or "text"; "" for others.
+      few: what `data.examples_per_label` left of train; None where that is all of it.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Dataset:
     label_names: tuple[str, ...]
     preprocess: Preprocess | TextPreprocess | None = None
     kind: str = ""
+    few: FewExamples | None = None
 
     @property
     def num_classes(self) -> int:
@@ -66,7 +69,8 @@ def load(config: DataConfig) -> Dataset:
     become the test split, or with `folds` one fold of them; where there is no validation split,
     `validation_fraction` of those that are left become one. Where a test split is drawn both are
     stratified by label sets (Sechidis et al. 2011), up to 20,000 rows and 1,024 labels; otherwise
-    they are random.
+    they are random. Of the training split that is left, `examples_per_label` keeps so many rows for
+    each label, drawn by `split_seed`.
 
     Rows with the same inputs in two splits are counted, and warned of; images that are encoded,
     where they are at most 10,000 a split, by their files.
@@ -91,6 +95,8 @@ def load(config: DataConfig) -> Dataset:
     for field in ("image", "images"):
         if getattr(config, field) and config.name != "files":
             raise InputError(f"data.{field} is for files; data.name is {config.name!r}.")
+    if config.skip_objects and config.name == "files":
+        raise InputError("data.skip_objects is for the objects of TFDS sets, not for files.")
     if config.text and config.image:
         raise InputError("data.text and data.image exclude each other; both are given.")
     if config.images and not config.image:
@@ -98,7 +104,12 @@ def load(config: DataConfig) -> Dataset:
     if bool(config.image_mean) != bool(config.image_std):
         raise InputError("data.image_mean and data.image_std are given together or not at all.")
     given = _read(config)
-    splits = without_unknown_values(with_splits_off(given, config))
+    splits, few = with_splits_off(given, config), None
+    if config.examples_per_label:
+        wanted = config.examples_per_label
+        splits["train"], few = few_examples.take(splits["train"], wanted, config.split_seed)
+        logging.info("Data %s: %s", config.name, few)
+    splits = without_unknown_values(splits)
     preprocess = _fitted(config, splits["train"])
     splits = _all_matched(splits, preprocess)
     name = config.name
@@ -109,7 +120,7 @@ def load(config: DataConfig) -> Dataset:
             {split: splits[split] for split in given} | {"train": given["train"]}
         )
     overlap.warn_of_duplicates(name, splits)
-    return _made(name, splits, preprocess, config.data_dir)
+    return _made(name, splits, preprocess, config.data_dir, few)
 
 
 def of_examples(name: str, splits: Mapping[str, Examples], config: DataConfig) -> Dataset:
@@ -144,6 +155,7 @@ def _made(
     splits: Mapping[str, Examples],
     preprocess: Preprocess | TextPreprocess,
     data_dir: str = "",
+    few: FewExamples | None = None,
 ) -> Dataset:
     train, validation, test = (splits[split] for split in ("train", "validation", "test"))
     sources = [_source(examples, preprocess, data_dir) for examples in (train, validation, test)]
@@ -157,6 +169,7 @@ def _made(
         label_names=train.label_names,
         preprocess=preprocess,
         kind=kind_of(train),
+        few=few,
     )
 
 

@@ -46,6 +46,7 @@ def summarise(dataset: Dataset, details: Mapping[str, object] | None = None) -> 
         "Data": f"{dataset.name}; "
         + ", ".join(f"{size:,} {name}" for name, size in sizes.items())
         + " rows",
+        **({} if dataset.few is None else {"Train": str(dataset.few)}),
         "Inputs": _inputs(dataset),
         "Labels": _labels(dataset.label_names, counts, rows, empty),
         **(details or {}),

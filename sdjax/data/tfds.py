@@ -93,6 +93,23 @@ def _make_builder(name: str, data_dir: str) -> Any:
             f"{text} It is {', '.join(BUNDLED)}, a set of the TFDS catalogue, or 'files'."
         ) from None
     except Exception as error:
+        # Some builders cannot even be made without TensorFlow; what they wrote can be read.
+        written = _written(name, options) if isinstance(error, ImportError) else None
+        if written is not None:
+            return written
+        raise _explained(name, error) from error
+
+
+def _written(name: str, options: dict[str, Any]) -> Any:
+    """The set as files alone describe it; None where it is not prepared."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    try:
+        return read_only_builder.builder_from_files(name, **options)
+    except tfds.core.DatasetNotFoundError:
+        return None
+    except ValueError as error:
         raise _explained(name, error) from error
 
 
@@ -125,7 +142,7 @@ def _explained(name: str, error: Exception) -> Exception:
             " This set needs TensorFlow to be prepared: pip install tensorflow-cpu, once; "
             "reading it afterwards does not."
         )
-    elif "File format is already" in str(error):
+    elif re.search("File format (is already|.* does not match)", str(error)):
         text += (
             " It is there in a format without random access: set data.data_dir to another "
             "folder, or delete the prepared set."
@@ -155,7 +172,7 @@ def _read(builder: Any, option: str, split: str, config: DataConfig) -> Examples
         )
     origin = f"{config.name} {split}"
     features = builder.info.features
-    labels = tfds_features.find_labels(config.name, features, config.label_key)
+    labels = tfds_features.find_labels(config.name, features, config.label_key, config.skip_objects)
     try:
         records = builder.as_data_source(
             split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES

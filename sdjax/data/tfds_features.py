@@ -1,4 +1,8 @@
-"""Which TFDS feature is the input and which holds the labels, and how a record becomes both."""
+"""Which TFDS feature is the input and which holds the labels, and how a record becomes both.
+
+The fields of a dict are taken in the order of their names: a set that is read without its builder
+has them in another order each time.
+"""
 
 import dataclasses
 import functools
@@ -33,8 +37,11 @@ class InputFeature:
     fixed_size: bool = False
 
 
-def find_labels(name: str, features: Any, key: str) -> LabelFeature:
+def find_labels(name: str, features: Any, key: str, skip: str = "") -> LabelFeature:
     """The label feature: `key`, or where it is empty the first found.
+
+    `key` may be a path: "objects/label" is that field of all objects of a sequence, and
+    "attributes/Smiling,attributes/B*" are bools of a dict.
 
     Sought are, in this order,
       1. a sequence of class labels (that of `labels` before others),
@@ -43,13 +50,22 @@ def find_labels(name: str, features: Any, key: str) -> LabelFeature:
       4. bools at the top level, all of them,
       5. one class label.
 
+    Args:
+      name: of the set, for error messages.
+      features: of its records.
+      key: see above.
+      skip: bools of objects, comma-separated; an object for which one is true gives no label.
+
     Raises:
       ValueError: if there is none, listing the features.
     """
-    found = _bools(name, features, key)
+    keys = [key] if key else sorted(features, key=lambda k: (k not in ("labels", "label"), k))
+    if skip:
+        return _kept_objects(name, features, keys, skip)
+    is_path = "/" in key and key not in features
+    found = (_objects(features, key) if is_path else None) or _bools(name, features, key)
     if found:
         return found
-    keys = [key] if key else sorted(features, key=lambda k: (k not in ("labels", "label"), k))
     for find in (_class_labels, _attributes, _objects):
         for candidate in keys:
             found = find(features, candidate)
@@ -65,8 +81,8 @@ def find_labels(name: str, features: Any, key: str) -> LabelFeature:
         return found
     raise InputError(
         f"{name}: no labels found{f' under data.label_key {key!r}' if key else ''}; they may be a "
-        "sequence of class labels, a dict of bools, objects with a label, or bools (names or "
-        f"patterns, comma-separated). Features: {_described(features)}."
+        "sequence of class labels, a dict of bools, objects with a label ('objects/label'), or "
+        f"bools (names or patterns, comma-separated). Features: {_described(features)}."
     )
 
 
@@ -82,7 +98,7 @@ def find_inputs(name: str, features: Any, key: str, label_keys: Sequence[str]) -
     import tensorflow_datasets as tfds
 
     if key and (key not in features or _is_number(features[key])):
-        return _joined(name, features, select(name, "data.input_key", key, list(features)))
+        return _joined(name, features, select(name, "data.input_key", key, sorted(features)))
     keys = [key] if key else [k for k in features if k not in label_keys]
     images = [k for k in keys if type(features[k]) is tfds.features.Image]
     images = ["image"] if "image" in images else images
@@ -130,17 +146,43 @@ def _indexed(features: Any, key: str, names: tuple[str, ...]) -> LabelFeature:
     return LabelFeature((key,), names, parse, _known)
 
 
-def _objects(features: Any, key: str) -> LabelFeature | None:
-    """A sequence of objects with a label each."""
+def _objects(features: Any, key: str, skip: Sequence[str] = ()) -> LabelFeature | None:
+    """A sequence of objects with a class label each, called `label` or as the path `key` ends."""
     import tensorflow_datasets as tfds
 
+    key, field = (key, "label") if key in features else _halves(key)
     objects: Any = getattr(_get(features, key), "feature", None)
-    names = _class_names(_get(objects, "label"))
+    names = _class_names(_get(objects, field))
     if not names:
         return None
-    labels = tfds.features.Sequence({"label": objects["label"]})
-    parse = _field(_parser({key: labels}), key, "label")
-    return LabelFeature((key,), names, parse, _known)
+    wrong = [each for each in skip if not _is_bool(_get(objects, each))]
+    if wrong:
+        known = [each for each in objects if _is_bool(objects[each])]
+        raise InputError(
+            f"data.skip_objects {listing(wrong)}: no bools of {key}; known: {listing(known)}."
+        )
+    part = tfds.features.Sequence({each: objects[each] for each in (field, *skip)})
+
+    def indices(found: Any) -> list[int]:
+        skipped = np.zeros(len(found[field]), bool)
+        for each in skip:
+            skipped |= np.asarray(found[each], bool)
+        return _known(np.asarray(found[field])[~skipped])
+
+    return LabelFeature((key,), names, _field(_parser({key: part}), key), indices)
+
+
+def _kept_objects(name: str, features: Any, keys: Sequence[str], skip: str) -> LabelFeature:
+    """The objects under one of `keys` but for those that `skip` leaves out."""
+    names = tuple(filter(None, map(str.strip, skip.split(","))))
+    for key in keys:
+        found = _objects(features, key, names)
+        if found:
+            return found
+    raise InputError(
+        f"{name}: data.skip_objects {skip!r} is for objects with a label, and none are found under "
+        f"data.label_key {keys[0] if len(keys) == 1 else ''!r}. Features: {_described(features)}."
+    )
 
 
 def _attributes(features: Any, key: str) -> LabelFeature | None:
@@ -148,20 +190,38 @@ def _attributes(features: Any, key: str) -> LabelFeature | None:
     attributes = _get(features, key)
     if not _is_dict(attributes) or not all(_is_bool(attributes[k]) for k in attributes):
         return None
-    names = tuple(attributes)
+    names = tuple(sorted(attributes))
     parse = _values(_field(_parser({key: attributes}), key), names)
     return LabelFeature((key,), names, parse, _true)
 
 
 def _bools(name: str, features: Any, key: str) -> LabelFeature | None:
-    """Bools at the top level: those that `key`, names or patterns, matches."""
+    """Bools that `key`, names or patterns, matches: at the top level or, by paths, in dicts."""
     if not key or (key in features and not _is_bool(features[key])):
         return None
-    names = tuple(select(name, "data.label_key", key, list(features)))
-    if not all(_is_bool(features[k]) for k in names):
+    known = {each: features[each] for each in sorted(features)}
+    if "/" in key:
+        dicts = [each for each in known if _is_dict(features[each])]
+        known |= {f"{k}/{each}": features[k][each] for k in dicts for each in sorted(features[k])}
+    paths = select(name, "data.label_key", key, list(known))
+    if not all(_is_bool(known[path]) for path in paths):
         return None
-    parse = _parser({k: features[k] for k in names})
-    return LabelFeature(names, names, _values(parse, names), _true)
+    part: dict[str, Any] = {}
+    routes = [(path,) if path in features else _halves(path) for path in paths]
+    for path, (top, *inner) in zip(paths, routes, strict=True):
+        if inner:
+            part.setdefault(top, {})[inner[0]] = known[path]
+        else:
+            part[top] = known[path]
+    whole = _parser(part)
+
+    def parse(record: bytes) -> list[bool]:
+        example = whole(record)
+        return [functools.reduce(operator.getitem, route, example) for route in routes]
+
+    ends = tuple(route[-1] for route in routes)
+    names = ends if len(set(ends)) == len(ends) else tuple(paths)
+    return LabelFeature(tuple(part), names, parse, _true)
 
 
 def _image(name: str, features: Any, key: str) -> InputFeature:
@@ -180,7 +240,7 @@ def _vector(features: Any, key: str) -> InputFeature:
     parse = _field(_parser({key: features[key]}), key)
     if not _is_dict(features[key]):
         return InputFeature(parse)
-    names = tuple(features[key])
+    names = tuple(sorted(features[key]))
     return InputFeature(_values(parse, names), names)
 
 
@@ -233,6 +293,12 @@ def _true(values: Any) -> list[int]:
 
 def _get(features: Any, key: str) -> Any:
     return features[key] if _is_dict(features) and key in features else None
+
+
+def _halves(path: str) -> tuple[str, str]:
+    """What stands before the last "/" of a path, and after it."""
+    before, _, after = path.rpartition("/")
+    return before, after
 
 
 def _class_names(feature: Any) -> tuple[str, ...] | None:

@@ -136,10 +136,11 @@ def results_table(results: Mapping[str, Any]) -> str:
 def baselines_text(results: Mapping[str, Any]) -> str:
     """What the baselines are, whether one is ahead, and why others were left out."""
     found = baselines.metrics_of(results)
+    fitted = "train" if "few_examples" in results else "train and validation together"
     about = (
         f"Baselines, at thresholds of 0.5: {' and '.join(found)} of scikit-learn, untuned "
         f"({baselines.TREES} trees; C = {baselines.INVERSE_REGULARISATION}, a model for each "
-        "label), fitted on the rows of train and validation together."
+        f"label), fitted on the rows of {fitted}."
     )
     remarks = [f"**{text}**" for text in baselines.remarks(results)]
     return " ".join([about] * bool(found) + remarks)

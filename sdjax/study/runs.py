@@ -112,6 +112,8 @@ def _size(state: TrainState) -> int:
 def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -> dict[str, Any]:
     """Tests a model of scikit-learn that is fitted on train, or with `refit` on validation too.
 
+    In few-example mode nothing is fitted on validation.
+
     The threshold is tuned on validation by the one that is fitted on train.
 
     Raises:
@@ -121,6 +123,7 @@ def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -
     vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
     if not (vectors and np.issubdtype(spec.dtype, np.floating)):
         raise InputError(f"The baselines are for vectors, not for inputs {spec}.")
+    refit = refit and dataset.few is None
     splits = [getattr(dataset, split) for split in SPLITS]
     rows = [source.inputs(np.arange(len(source))) for source in splits]
     labels = [source.labels for source in splits]

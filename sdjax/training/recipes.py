@@ -1,5 +1,6 @@
 """What a recipe trains, in which order, for how long, and with which optimizer."""
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +66,24 @@ def make_phases(config: Config, steps_per_epoch: int) -> tuple[Phase, ...]:
         phases.append(Phase(name, contrastive, supervised, trained, length, start, stop, schedule))
         start = stop
     return tuple(phases)
+
+
+def with_enough_epochs(config: Config, steps_per_epoch: int) -> Config:
+    """`config`; in few-example mode with the epochs that `min_steps` of each phase takes.
+
+    Validations are as much further apart as the last phase is longer. A phase that `stop_after`
+    cuts off stays as it is.
+    """
+    if not config.data.examples_per_label:
+        return config
+    phases = {}
+    for name in ("pretrain", "supervise"):
+        phase = getattr(config, name)
+        needed = 0 if phase.stop_after else -(-phase.min_steps // steps_per_epoch)
+        phases[name] = dataclasses.replace(phase, epochs=max(phase.epochs, needed))
+    longer = phases["supervise"].epochs / config.supervise.epochs
+    every = round(config.evaluate_every * longer)
+    return dataclasses.replace(config, **phases, evaluate_every=every)
 
 
 def phase_of_step(phases: tuple[Phase, ...], step: int) -> Phase:

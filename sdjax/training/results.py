@@ -41,6 +41,7 @@ def test_results(
 
     "validation" and "test" hold metrics at a threshold of 0.5, "test_tuned" those of test at the
     "thresholds" that were tuned on validation: one for all labels, or one `per_label`.
+    "few_examples" is what few-example mode left of train.
     """
     validation_labels, test_labels = dataset.validation.labels, dataset.test.labels
     counts = label_sets.counts(dataset.train.labels)
@@ -58,6 +59,7 @@ def test_results(
         "test_tuned": evaluate(test_labels, test_scores, thresholds),
         "validation": evaluate(validation_labels, validation_scores, 0.5),
         "thresholds": dict(zip(dataset.label_names, map(float, thresholds), strict=True)),
+        **({} if dataset.few is None else {"few_examples": dataclasses.asdict(dataset.few)}),
     }
 
 
@@ -220,6 +222,7 @@ def _facts(workdir: Path, setup: Setup, state: TrainState, command: str) -> dict
     python = platform.python_version()
     facts = {
         "Command": command,
+        "Training rows": str(setup.dataset.few or ""),
         "Versions": f"sdjax {__version__}, jax {jax.__version__}, Python {python}",
         "Training took": f"{seconds:,.1f} seconds, with compilation and validation"
         + (f"; candidates before it {others:,.1f} seconds" if others else ""),

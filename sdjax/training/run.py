@@ -298,7 +298,8 @@ def score(
             if workdir is not None:
                 if (chosen := workdir_lib.read_selection(workdir)) is not None:
                     results["selection"] = chosen
-                fitted = (data.train,) if setup.refit else (data.train, data.validation)
+                alone = setup.refit is not None or data.few is not None
+                fitted = (data.train,) if alone else (data.train, data.validation)
                 results = with_baselines(results, setup.config.report, data, fitted, workdir)
                 write_report(workdir, setup, state, tested, results, command, gallery)
     return results

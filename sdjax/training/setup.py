@@ -22,7 +22,7 @@ from sdjax.training.checkpoint import ForeignCheckpointError, Position
 from sdjax.training.evaluate import make_losses
 from sdjax.training.mesh import Mesh, batch_sharding, check_batch_size, make_mesh
 from sdjax.training.processes import check_equal, failing_together, is_main
-from sdjax.training.recipes import Phase, make_phases, phase_of_step
+from sdjax.training.recipes import Phase, make_phases, phase_of_step, with_enough_epochs
 from sdjax.training.state import (
     ExampleSpec,
     TrainState,
@@ -140,6 +140,11 @@ def make_setup(
     config_lib.check(config)
     if (unused := config_lib.unused(config)) and is_main():
         logging.warning("Recipe %r has no use for %s.", config.recipe, ", ".join(unused))
+    if config.refit and config.data.examples_per_label:
+        # Validation is not thinned out.
+        if is_main():
+            logging.warning("No refit on train and validation: data.examples_per_label is given.")
+        config = dataclasses.replace(config, refit=False)
     config = with_published_sizes(config)
     dataset = dataset or _load_data(config)
     config = _with_pixels(config, dataset)
@@ -149,6 +154,7 @@ def make_setup(
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
     check_equal({**config_lib.flat(config), **sizes, "labels": dataset.num_classes})
     check_batch_size(config.batch_size, len(train), config.microbatches, mesh)
+    config = with_enough_epochs(config, _steps_per_epoch(config, dataset))
     momentum_queue.check(config)
     single = config.loss.name == "supcon" and config.loss.rows == "examples"
     if single and config.recipe != "bce":

@@ -3,11 +3,10 @@
     pip install -e ".[train,images]"
     python train.py --config=configs/celeb_a.py
 
-162,770 train, 19,867 validation and 19,962 test images, aligned and cropped (1.4 GB). Where Google
-Drive refuses TFDS its downloads, put them into its folder of downloads by hand, as its message
-tells. --config.data.label_key=attributes/Smiling,attributes/Young takes some of the attributes.
-Encoder and settings of configs/voc2007.py. Not measured here: there was no network and no
-accelerator.
+162,770 train, 19,867 validation and 19,962 test images, aligned and cropped (1.4 GB, which Google
+Drive may refuse on a busy day). --config.data.label_key=attributes/Smiling,attributes/Young takes
+some of the attributes. Encoder and settings of configs/voc2007.py. Not measured here: there was no
+network and no accelerator.
 """
 
 from sdjax.config import Config, DataConfig

@@ -19,7 +19,7 @@ def get_config() -> Config:
     config = text.get_config()
     config.data = DataConfig(name="goemotions", text="comment_text", max_length=64)
     config.model.weights = "google-bert/bert-base-cased"
-    # The new layers learn at 1e-3, the encoder at 5e-5.
-    config.supervise.epochs, config.supervise.learning_rates = 4, "encoder=0.05"
+    # The new layers learn at 3e-3, the encoder at 5e-5.
+    config.supervise.epochs, config.supervise.learning_rates = 4, "encoder=0.0167"
     config.select_by = "mAP"
     return config

@@ -200,6 +200,8 @@ def test_goemotions(tmp_path, monkeypatch):
     )
     with mocked:
         loaded = data.load(config.data)
+        few = data.load(dataclasses.replace(config.data, examples_per_label=1))
+    assert sets_of(few, "train") == sets_of(loaded, "train")[:20]  # each has a label of its own
     assert (sizes_of(loaded), len(loaded.label_names)) == (list(SPLITS.values()), 28)
     # TFDS gives those that it reads off files in another order in each process.
     assert list(loaded.label_names) == sorted(loaded.label_names)

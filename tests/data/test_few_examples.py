@@ -2,17 +2,15 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 import tfds_test_builders  # noqa: F401 (registers the sets)
 
 from sdjax import LabelIndices, data, label_sets
-from sdjax.config import Config, DataConfig, PhaseConfig, sized
+from sdjax.config import DataConfig
 from sdjax.data import few_examples, rows
 from sdjax.data.examples import Examples
 from sdjax.errors import InputError
-from sdjax.training.recipes import with_enough_epochs
 
 
 def plainly(sets, num_classes, k, seed):
@@ -92,21 +90,3 @@ def test_no_row_with_a_label():
     examples = Examples("t", np.zeros((3, 2)), np.zeros((3, 2), np.uint8), ("a", "b"))
     with pytest.raises(InputError, match="t: no row has a label, so that data.ex.*=2"):
         few_examples.take(examples, 2, 0)
-
-
-def test_batches_and_epochs_suit_few_rows():
-    config = Config(batch_size=120)
-    config.supervise = PhaseConfig(epochs=10, min_steps=200)
-    config.pretrain = PhaseConfig(epochs=10, stop_after=4)
-    vector = jax.ShapeDtypeStruct((5,), np.float32)
-    assert sized(config, 80, vector, 1).batch_size == 120  # which is refused
-    assert with_enough_epochs(config, 3).supervise.epochs == 10
-    config.data.examples_per_label = 8
-    assert sized(config, 80, vector, 1).batch_size == 32
-    assert sized(config, 500, vector, 1).batch_size == 120
-    config.evaluate_every = 2
-    longer = with_enough_epochs(config, 3)
-    assert (longer.supervise.epochs, longer.pretrain.epochs) == (67, 10)
-    assert longer.evaluate_every == 13
-    assert with_enough_epochs(longer, 3) == longer
-    assert with_enough_epochs(config, 20).supervise.epochs == 10

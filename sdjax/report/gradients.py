@@ -139,7 +139,8 @@ def _stacked(axes: Axes, rows: NDArray[np.float64]) -> None:
         width = rows[:, code - 1]
         bars = axes.barh(places, width, 0.78, left=left, color=style.color, label=style.name)
         texts = [f"{100 * share:.0f}" if share >= _LEAST_TOLD else "" for share in width]
-        axes.bar_label(bars, texts, label_type="center", fontsize=8)
+        color = "white" if code == 4 else "black"
+        axes.bar_label(bars, texts, label_type="center", fontsize=8, color=color)
         left += width
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "25", "50", "75", "100"])

@@ -34,7 +34,6 @@ MAP = "map.json"  # of a run
 MAPPED_ROWS = 500
 MAPPED_METHODS = 11
 MOST_LOSSES = 20
-_ANCHORS = 2
 _IMAGE_SIDE = 32
 # They have no pairs of examples, or no candidates.
 _WITHOUT = ("prototype", "herocon")
@@ -71,10 +70,10 @@ class Seen(NamedTuple):
       losses: gradients of the losses, by name; none where the inputs are no vectors.
       left_out: names of losses without one.
       temperature: of all of them; None where they differ.
-      anchors: rows that are looked from, among those of the maps.
-      anchor_labels: the names of their labels.
-      codes: the relation of the anchors [A] to the rows, [A, N].
-      before: inputs of the rows in a plane, or None.
+      anchor: the row that is looked from, among those of the maps; None if none has a label.
+      anchor_labels: the names of its labels.
+      codes: its relation to the rows, [N].
+      before: inputs of the rows in a plane; None where all are alike, or no vectors.
       after: embeddings of the rows by a run of each method, by its name.
     """
 
@@ -83,8 +82,8 @@ class Seen(NamedTuple):
     losses: dict[str, Gradient]
     left_out: tuple[str, ...]
     temperature: float | None
-    anchors: list[int]
-    anchor_labels: list[list[str]]
+    anchor: int | None
+    anchor_labels: list[str]
     codes: NDArray[np.integer]
     before: Plane | None
     after: dict[str, Plane]
@@ -238,27 +237,29 @@ def see(
         losses={n: Gradient(*map(np.array, each)) for n, each in found.items() if each is not None},
         left_out=tuple(name for name in by_name if name not in looked_at),
         temperature=temperatures.pop() if len(temperatures) == 1 else None,
-        anchors=known["anchors"],
+        anchor=known["anchor"],
         anchor_labels=known["anchor_labels"],
         codes=codes,
         before=_from_json(known["before"]),
-        after=_mapped(runs, losses, codes.shape[1]),
+        after=_mapped(runs, losses, len(codes)),
     )
 
 
 def _of_data(given: Sample) -> dict[str, Any]:
     """What does not depend on the losses."""
-    anchors = embedding.choose_anchors(given.test_labels, _ANCHORS)
-    chosen = label_sets.take(given.test_labels, np.array(anchors, np.intp))
-    sets = [label_sets.rows(given.test_labels, each, each + 1)[0] for each in anchors]
+    anchors, codes, names = embedding.choose_anchors(given.test_labels, 1), [], []
+    if anchors:
+        chosen = label_sets.take(given.test_labels, np.array(anchors))
+        codes = pairs.relation_codes(chosen, given.test_labels)[0].tolist()
+        names = [given.label_names[i] for i in np.flatnonzero(label_sets.rows(chosen, 0, 1))]
     return {
         "kind": given.kind,
         "rows": label_sets.num_rows(given.train_labels),
         "counts": gradients.pair_counts(given.train_labels).tolist(),
         "has_vectors": given.train is not None,
-        "anchors": anchors,
-        "anchor_labels": [[given.label_names[i] for i in np.flatnonzero(each)] for each in sets],
-        "codes": pairs.relation_codes(chosen, given.test_labels).tolist() if anchors else [[]],
+        "anchor": anchors[0] if anchors else None,
+        "anchor_labels": names,
+        "codes": codes,
         "before": _as_json(_plane(given.test)),
     }
 

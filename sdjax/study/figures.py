@@ -39,7 +39,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def save_small(figure: Figure, path: Path) -> None:
-    """Writes `figure` as a PNG of few colours: for very many marks, which as SVG are large."""
+    """Writes `figure` as a PNG of 64 colours."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", facecolor="white")
     Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
@@ -223,7 +223,8 @@ def changes(found: Mapping[str, Frame]) -> Figure:
         axes.scatter(each["difference"], y, s=26, c=colors, zorder=3)
         common.panel_title(axes, title)
         common.tidy(axes, "both")
-        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="x", nbins=3)
+        axes.tick_params(axis="x", labelsize=8)
     several = len(sets) > 1
     names = [f"{common.drawable(data)}: {kind}" if several else kind for data, kind in rows]
     panels[0].set_yticks(y, names)

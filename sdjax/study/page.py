@@ -71,17 +71,15 @@ class _Report:
         """Adds paragraphs; empty ones are left out."""
         self.parts += filter(None, texts)
 
-    def draw(self, name: str, figure: Figure | None, alt: str, caption: str) -> None:
-        """Adds a figure, if there is one."""
+    def draw(
+        self, name: str, figure: Figure | None, alt: str, caption: str, *, marks: bool = False
+    ) -> None:
+        """Adds a figure, if there is one; of very many `marks` it is not SVG, which were large."""
         if figure is not None:
-            self.add(self.drawn_as(f"{name}.svg", figure, alt), f"*{plain(caption)}*")
-
-    def drawn_as(self, file: str, figure: Figure, alt: str) -> str:
-        """The Markdown of a figure that is written to a file of the report: SVG, or PNG."""
-        save = figures.save if file.endswith(".svg") else figures.save_small
-        save(figure, self.folder / file)
-        self.figures.append(file)
-        return f"![{plain(alt)}]({file})"
+            file = f"{name}.png" if marks else f"{name}.svg"
+            (figures.save_small if marks else figures.save)(figure, self.folder / file)
+            self.figures.append(file)
+            self.add(f"![{plain(alt)}]({file})", f"*{plain(caption)}*")
 
     def linked(self, method: str) -> str:
         """The name of a method, as a link to its commands."""
@@ -298,26 +296,19 @@ def _gradients(report: _Report, data: str, seen: Seen) -> None:
 
 def _maps(report: _Report, data: str, seen: Seen) -> None:
     """Rows of test before and after training, coloured by their relation to one of them."""
-    if not (seen.after and seen.anchors):
+    if seen.anchor is None or not seen.after:
         return
     before = {} if seen.before is None else {"inputs": seen.before}
     caption = (
-        f"Before and after training: {seen.codes.shape[1]:,} rows of test by their inputs and by "
-        "the encoder's embeddings h of the first run of each method, scaled to unit length, on "
-        "their first two principal components; the same rows in each panel, coloured by their "
-        "relation to the anchor (star)."
+        f"Before and after training: {len(seen.codes):,} rows of test by their inputs and by the "
+        "encoder's embeddings h of the first run of each method, scaled to unit length, on their "
+        "first two principal components; the same rows in each panel, coloured by their relation "
+        "to the anchor (star), a row with many others in each relation."
     )
-    name, folded = re.sub(r"\W+", "_", data), []
-    for place, (anchor, names) in enumerate(zip(seen.anchors, seen.anchor_labels, strict=True)):
-        title = f"anchor: {common.set_names(names, 90)}"
-        figure = figures.relation_maps({**before, **seen.after}, anchor, seen.codes[place], title)
-        image = report.drawn_as(f"maps_{name}_{place}.png", figure, f"Maps of {data}, {title}")
-        if place:
-            folded.append(image)
-        else:
-            report.add(image, f"*{plain(caption)}*")
-    if folded:
-        report.add(_folded("The same from another anchor", "\n\n".join(folded)))
+    title = f"anchor: {common.set_names(seen.anchor_labels, 90)}"
+    figure = figures.relation_maps({**before, **seen.after}, seen.anchor, seen.codes, title)
+    name = re.sub(r"\W+", "_", data)
+    report.draw(f"maps_{name}", figure, f"Maps of {data}, {title}", caption, marks=True)
 
 
 def _means(report: _Report, data: str, method: str, titles: Iterable[str]) -> list[str]:

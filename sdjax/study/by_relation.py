@@ -109,7 +109,7 @@ def vectors(source: Source, rows: NDArray[np.intp]) -> Floats | None:
         counts = np.zeros((len(rows), len(ids)), np.float32)
         np.add.at(counts, (row, columns.reshape(x["ids"].shape)[row, place]), 1)
         return np.asarray(TfidfTransformer().fit_transform(counts).todense(), np.float32)
-    if not isinstance(x, np.ndarray) or not np.issubdtype(x.dtype, np.floating) or x.ndim < 2:
+    if not isinstance(x, np.ndarray) or not np.issubdtype(x.dtype, np.number) or x.ndim < 2:
         return None
     if x.ndim == 4:
         steps = [max(1, -(-side // _IMAGE_SIDE)) for side in x.shape[1:3]]

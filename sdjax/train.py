@@ -68,7 +68,8 @@ def main(argv: list[str]) -> None:
         if results is not None:
             training.print_results(results, Console())
             print(f"Results  {workdir / 'results.json'}")
-            print(f"Report   {workdir / 'report' / 'report.md'}")
+            print(f"Report   {workdir / 'report' / 'report.html'}")
+            print(f"         {workdir / 'report' / 'report.md'}")
 
 
 def _summary(setup: "Setup", workdir: Path) -> str:

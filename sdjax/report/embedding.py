@@ -128,17 +128,18 @@ def embedding_map(
     figure = figures.new_figure(lines * (panel + 0.1) + 0.7, max(columns * panel, 7))
     grid = figure.subplots(lines, columns, squeeze=False, gridspec_kw={"hspace": 0.03})
     for axes, anchor, code in zip(grid.flat, anchors, codes, strict=True):
-        _draw_relations(axes, flat.points, anchor, code)
+        draw_relations(axes, flat.points, anchor, code)
         own = [names[int(c)] for c in np.flatnonzero(label_sets.rows(labels, anchor, anchor + 1))]
         figures.panel_title(axes, "anchor: " + figures.set_names(own, 40 if columns < 3 else 28))
     figure.supxlabel(f"component 1 ({flat.explained[0]:.0%} of the variance)", fontsize=9)
     figure.supylabel(f"component 2 ({flat.explained[1]:.0%})", fontsize=9)
-    figure.legend(handles=_legend(), loc="outside upper center", ncols=6, fontsize=8.5,
+    figure.legend(handles=legend(), loc="outside upper center", ncols=6, fontsize=8.5,
                   frameon=False, handletextpad=0.1, columnspacing=1.2)  # fmt: skip
     return figure
 
 
-def _draw_relations(axes: Axes, points: Floats, anchor: int, codes: NDArray[np.integer]) -> None:
+def draw_relations(axes: Axes, points: Floats, anchor: int, codes: NDArray[np.integer]) -> None:
+    """The points [N, 2] of a map, coloured by their relation `codes` [N] to the anchor."""
     present = np.bincount(np.delete(codes, anchor), minlength=6)
     size = float(np.clip(12000 / len(points), 7, 30))
     # R1 lies below; of the others the rarer ones lie on top, and are larger where few.
@@ -159,7 +160,8 @@ def _draw_relations(axes: Axes, points: Floats, anchor: int, codes: NDArray[np.i
     axes.spines[:].set_color(figures.LIGHT_GRAY)
 
 
-def _legend() -> list[Line2D]:
+def legend() -> list[Line2D]:
+    """What the marks of `draw_relations` stand for."""
     handles = [Line2D([], [], color="black", marker="*", markersize=12, linestyle="",
                       label="anchor")]  # fmt: skip
     return handles + [

@@ -1,5 +1,6 @@
 """The figures of a study's report."""
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,8 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from numpy.typing import NDArray
+from PIL import Image
 
+from sdjax.report import embedding
 from sdjax.report import figures as common
+from sdjax.report.embedding import Plane
 from sdjax.study import statistics
 from sdjax.study.statistics import Frame, Ranks
 
@@ -31,6 +36,13 @@ def save(figure: Figure, path: Path) -> None:
     metadata: Any = {"Date": None}
     with rc_context({"svg.hashsalt": "sdjax"}):
         figure.savefig(path, format="svg", facecolor="white", metadata=metadata)
+
+
+def save_small(figure: Figure, path: Path) -> None:
+    """Writes `figure` as a PNG of 64 colours."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", facecolor="white")
+    Image.open(buffer).convert("RGB").quantize(64).save(path, optimize=True)
 
 
 def intervals(
@@ -155,6 +167,69 @@ def rank_diagram(ranks: Ranks, title: str) -> Figure:
     axes.set_yticks([])
     axes.locator_params(axis="x", integer=True)
     common.panel_title(axes, f"Mean rank by {title}", bold=True)
+    return figure
+
+
+def relation_maps(
+    planes: Mapping[str, Plane], anchor: int, codes: NDArray[np.integer], title: str
+) -> Figure:
+    """The same rows by several embeddings, coloured by their relation to one of them.
+
+    Args:
+      planes: by what they are of.
+      anchor: row that is looked from.
+      codes: relation to it, [N].
+      title: what the anchor is.
+    """
+    columns = min(4, len(planes))
+    lines = -(-len(planes) // columns)
+    figure = common.new_figure(2.85 * lines + 0.9, 11.0)
+    grid = figure.subplots(lines, 4, squeeze=False)
+    for axes in list(grid.flat):
+        axes.set_axis_off()
+    places = [axes for row in grid for axes in row[:columns]]
+    for axes, (name, plane) in zip(places, planes.items(), strict=False):
+        axes.set_axis_on()
+        embedding.draw_relations(axes, plane.points, anchor, codes)
+        axes.set_xlabel(f"{sum(plane.explained):.0%} of the variance", fontsize=8)
+        common.panel_title(axes, common.drawable(name, 32))
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left", parse_math=False)
+    figure.legend(handles=embedding.legend(), loc="outside lower left", ncols=6, fontsize=8.5,
+                  frameon=False, handletextpad=0.1, columnspacing=1.2)  # fmt: skip
+    return figure
+
+
+def changes(found: Mapping[str, Frame]) -> Figure:
+    """Mean change and its interval, a panel a metric; rows are what was changed, by data set.
+
+    Args:
+      found: by title of the metric, of `factors.changes`.
+    """
+    index = next(iter(found.values())).index
+    for table in found.values():
+        index = index.union(table.index, sort=False)
+    sets = list(dict.fromkeys(index.get_level_values("data")))
+    kinds = list(dict.fromkeys(index.get_level_values("change")))
+    rows = [(data, kind) for data in sets for kind in kinds if (data, kind) in index]
+    gaps = {data: 0.5 * number for number, data in enumerate(sets)}
+    y = np.array([number + gaps[data] for number, (data, _) in enumerate(rows)])
+    figure = common.new_figure(1.0 + _ROW * (y[-1] + 1), 11.0)
+    panels = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    colors = [COLORS[kinds.index(kind) % len(COLORS)] for _, kind in rows]
+    for axes, (title, table) in zip(panels, found.items(), strict=True):
+        each = table.reindex(rows)
+        axes.axvline(0, color=common.DARK_GRAY, linewidth=0.8)
+        axes.hlines(y, each["low"], each["high"], colors=colors, linewidth=2)
+        axes.scatter(each["difference"], y, s=26, c=colors, zorder=3)
+        common.panel_title(axes, title)
+        common.tidy(axes, "both")
+        axes.locator_params(axis="x", nbins=3)
+        axes.tick_params(axis="x", labelsize=8)
+    several = len(sets) > 1
+    names = [f"{common.drawable(data)}: {kind}" if several else kind for data, kind in rows]
+    panels[0].set_yticks(y, names)
+    panels[0].set_ylim(y[-1] + 0.5, -0.5)
+    _literal(panels[0])
     return figure
 
 

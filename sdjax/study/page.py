@@ -10,9 +10,11 @@ from urllib.parse import quote
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdjax.report import html
+from sdjax.report import figures as common
+from sdjax.report import gradients, html
 from sdjax.report.markdown import NONE, facts_list, plain, table
-from sdjax.study import figures, statistics
+from sdjax.study import factors, figures, statistics
+from sdjax.study.by_relation import Seen
 from sdjax.study.progress import duration
 from sdjax.study.statistics import CONFIDENCE, Frame
 
@@ -28,7 +30,6 @@ METRICS = {
 DRAWN = ("mAP", "micro-F1", "nDCG", "exact")
 GROUPS = {f"{name} labels": f"test.{name}.mAP" for name in ("head", "medium", "tail")}
 LEVEL = 0.05
-FACTORS = ("any", "similarity_only", "dissimilarity_only", "sd")
 STATISTICS = "statistics.csv"
 
 _ABOUT = (
@@ -70,12 +71,15 @@ class _Report:
         """Adds paragraphs; empty ones are left out."""
         self.parts += filter(None, texts)
 
-    def draw(self, name: str, figure: Figure | None, alt: str, caption: str) -> None:
-        """Adds a figure, if there is one."""
+    def draw(
+        self, name: str, figure: Figure | None, alt: str, caption: str, *, marks: bool = False
+    ) -> None:
+        """Adds a figure, if there is one; of very many `marks` it is not SVG, which were large."""
         if figure is not None:
-            figures.save(figure, self.folder / f"{name}.svg")
-            self.figures.append(f"{name}.svg")
-            self.add(f"![{plain(alt)}]({name}.svg)", f"*{plain(caption)}*")
+            file = f"{name}.png" if marks else f"{name}.svg"
+            (figures.save_small if marks else figures.save)(figure, self.folder / file)
+            self.figures.append(file)
+            self.add(f"![{plain(alt)}]({file})", f"*{plain(caption)}*")
 
     def linked(self, method: str) -> str:
         """The name of a method, as a link to its commands."""
@@ -95,6 +99,7 @@ def write_report(
     reference: str = "",
     facts: Mapping[str, str] | None = None,
     trials: Frame | None = None,
+    relations: Mapping[str, Seen] | None = None,
 ) -> Path:
     """Writes `report/` of a study, and returns the path of its `report.html`.
 
@@ -107,6 +112,7 @@ def write_report(
         cross-entropy alone, else the first.
       facts: how the study was made, the "Command" among them.
       trials: of tuning, with columns "data", "method", "number", "value" and "overrides".
+      relations: what there is to show of the five relations, by data set.
     """
     folder = workdir / "report"
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,13 +122,16 @@ def write_report(
     _overview(report)
     for data in dict.fromkeys(frame["data"]):
         _data_set(report, data)
+        if relations and data in relations:
+            _gradients(report, data, relations[data])
+            _maps(report, data, relations[data])
     _tests(report)
     _sensitivity(report, axes)
     _factors(report)
     _tuning(report, trials)
     _commands(report)
     _runs(report)
-    for old in folder.glob("*.svg"):
+    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
         if old.name not in report.figures:
             old.unlink()
     _statistics(report).to_csv(folder / STATISTICS, index=False)
@@ -256,6 +265,52 @@ def _data_set(report: _Report, data: str) -> None:
         report.add(_folded("The same as a table", table(["method", *report.groups], rows)))
 
 
+def _gradients(report: _Report, data: str, seen: Seen) -> None:
+    """Which relations of a pair each loss pulls together and pushes apart."""
+    if not seen.losses:
+        return
+    name = re.sub(r"\W+", "_", data)
+    at = "" if seen.temperature is None else f" at a temperature of {seen.temperature:.3g}"
+    caption = (
+        "Whom each loss pulls together, and whom it pushes apart, by the relation of a pair: the "
+        "share of the sum of |∂L/∂s| over the ordered pairs, where descent makes s, the similarity "
+        "of anchor and candidate, larger (left) and smaller (right). The embedding is the same for "
+        f"all: the inputs of {seen.rows:,} rows of train, scaled to unit length{at}; no run has a "
+        f"part in it. Above ({gradients.PAIRS}) how common the relations are: among the pairs that "
+        "share a label, and among all."
+    )
+    if seen.left_out:
+        caption += f" Left out: {', '.join(seen.left_out)}."
+    figure = gradients.gradient_shares(seen.counts, seen.losses)
+    report.draw(f"gradients_{name}", figure, f"Gradient by relation on {data}", caption)
+    common_pairs = gradients.of_counts(seen.counts)
+    rows = [
+        [plain(loss), direction]
+        + [f"{100 * share:.1f}" for share in gradients.shares(getattr(each, direction))]
+        for direction in gradients.DIRECTIONS
+        for loss, each in {gradients.PAIRS: common_pairs, **seen.losses}.items()
+    ]
+    header = ["loss", "direction", *(style.name for style in common.RELATIONS.values())]
+    report.add(_folded("The same as a table, in %", table(header, rows)))
+
+
+def _maps(report: _Report, data: str, seen: Seen) -> None:
+    """Rows of test before and after training, coloured by their relation to one of them."""
+    if seen.anchor is None or not seen.after:
+        return
+    before = {} if seen.before is None else {"inputs": seen.before}
+    caption = (
+        f"Before and after training: {len(seen.codes):,} rows of test by their inputs and by the "
+        "encoder's embeddings h of the first run of each method, scaled to unit length, on their "
+        "first two principal components; the same rows in each panel, coloured by their relation "
+        "to the anchor (star), a row with many others in each relation."
+    )
+    title = f"anchor: {common.set_names(seen.anchor_labels, 90)}"
+    figure = figures.relation_maps({**before, **seen.after}, seen.anchor, seen.codes, title)
+    name = re.sub(r"\W+", "_", data)
+    report.draw(f"maps_{name}", figure, f"Maps of {data}, {title}", caption, marks=True)
+
+
 def _means(report: _Report, data: str, method: str, titles: Iterable[str]) -> list[str]:
     """The cells of a method: its name, and mean ± standard deviation of each metric."""
     found = [report.summaries[title] for title in titles]
@@ -292,13 +347,12 @@ def _tests(report: _Report) -> None:
 
 
 def _test_cells(row: Frame) -> list[str]:
-    return [
-        str(int(row["n"])),
-        f"{row['difference']:+.4f}",
-        NONE if math.isnan(row["low"]) else f"[{row['low']:+.4f}, {row['high']:+.4f}]",
-        _p(row["p"]),
-        _p(row["p_holm"]),
-    ]
+    return [str(int(row["n"])), *_difference_cells(row), _p(row["p"]), _p(row["p_holm"])]
+
+
+def _difference_cells(row: Frame) -> list[str]:
+    ends = NONE if math.isnan(row["low"]) else f"[{row['low']:+.4f}, {row['high']:+.4f}]"
+    return [f"{row['difference']:+.4f}", ends]
 
 
 def _sensitivity(report: _Report, axes: Sequence[str]) -> None:
@@ -313,27 +367,54 @@ def _sensitivity(report: _Report, axes: Sequence[str]) -> None:
 
 
 def _factors(report: _Report) -> None:
-    """What similarity and dissimilarity, the factors of the SD weight, add to `any`, by form."""
+    """What similarity and dissimilarity, the factors of the SD weight, and its place change."""
+    found = {title: factors.changes(report.frame, m) for title, m in report.drawn.items()}
+    found = {title: each for title, each in found.items() if len(each)}
+    rows = _additions(report)
+    if not (found or rows):
+        return
+    report.add("## Factors of the weight")
+    if found:
+        caption = (
+            "What the loss sd gains or loses without a factor of its weight, or with the weight in "
+            "another place: mean difference from sd and its 95 % interval, of methods that differ "
+            "in nothing else. To the left of 0 what was taken away had helped. Over seeds; the "
+            f"rows {factors.ALL_SETS!r}, where there are any, over data sets."
+        )
+        alt = "Difference from sd without a factor"
+        report.draw("factors", figures.changes(found), alt, caption)
+        cells = [
+            [change, plain(data), title, str(int(row["n"])), *_difference_cells(row)]
+            for title, each in found.items()
+            for (data, change), row in each.iterrows()
+        ]
+        header = ["change", "data", "metric", "n", "difference", "interval"]
+        report.add(_folded("The same as a table", table(header, cells)))
+    if rows:
+        report.add(
+            "Mean difference of each factor alone, and of both (sd), from the weight 1 of every "
+            "pair that shares a label (any), with what else is the same; over the data sets, with "
+            "the number of them on which it is positive.",
+            table(["factors", "with", *report.drawn], rows),
+        )
+
+
+def _additions(report: _Report) -> list[list[str]]:
+    """Rows of what each factor, and both, add to `any`, by what else the methods are."""
     if "loss.name" not in report.frame:
-        return
-    own = report.frame[report.frame["loss.name"].isin(FACTORS)]
+        return []
+    own = report.frame[report.frame["loss.name"].isin(factors.FACTORS)]
     if "any" not in set(own["loss.name"]) or own["loss.name"].nunique() < 3:
-        return
-    rows = []
+        return []
     tables = [statistics.values(own, metric) for metric in report.drawn.values()]
     means = [each.groupby(level="data").mean() if len(each) else each for each in tables]
-    for settings, members in _settings(own).items():
-        for factor in FACTORS[1:]:
+    rows = []
+    for settings, members in factors.settings(own).items():
+        for factor in factors.FACTORS[1:]:
             if {"any", factor} <= members.keys():
                 cells = [_change(each, members[factor], members["any"]) for each in means]
                 rows.append([plain(factor), plain(settings) or NONE, *cells])
-    report.add(
-        "## Factors of the weight",
-        "Mean difference of each factor alone, and of both (sd), from the weight 1 of every pair "
-        "that shares a label (any), with what else is the same; over the data sets, with the "
-        "number of them on which it is positive.",
-        table(["factors", "with", *report.drawn], rows),
-    )
+    return rows
 
 
 def _change(means: Frame, method: str, base: str) -> str:
@@ -343,15 +424,6 @@ def _change(means: Frame, method: str, base: str) -> str:
     if not len(change):
         return NONE
     return f"{change.mean():+.4f} ({(change > 0).sum()} of {len(change)})"
-
-
-def _settings(frame: Frame) -> dict[str, dict[str, str]]:
-    """{what else the methods are: {loss: method}}."""
-    found: dict[str, dict[str, str]] = {}
-    for method, loss in dict(zip(frame["method"], frame["loss.name"], strict=True)).items():
-        rest = " ".join(word for word in method.split() if word != loss)
-        found.setdefault(rest, {})[loss] = method
-    return found
 
 
 def _tuning(report: _Report, trials: Frame | None) -> None:

@@ -94,10 +94,20 @@ def validation_metrics(setup: Setup, state: TrainState) -> dict[str, Any]:
     return metrics.evaluate(source.labels, scores, only=config_lib.VALIDATION_METRICS)
 
 
-def fit(data: Data, config: Config, folder: Path) -> dict[str, Any]:
-    """Trains and tests the run of `config`; what its record says of it."""
+def fit(data: Data, config: Config, folder: Path, mapped: bool = False) -> dict[str, Any]:
+    """Trains and tests the run of `config`; what its record says of it.
+
+    If `mapped`, where its embeddings of some rows of test lie is left in the folder.
+    """
     setup, state = trained(data.setup(config), folder)
-    results = score(setup, state, retrieves=True)
+
+    def look(tested: Outputs) -> None:
+        # Plotting is imported where it is used.
+        from sdjax.study import by_relation
+
+        by_relation.save_map(folder, tested.embeddings)
+
+    results = score(setup, state, retrieves=True, look=look if mapped else None)
     assert results is not None
     found: dict[str, Any] = {"results": results, "parameters": _size(state)}
     if (chosen := read_selection(folder)) is not None:

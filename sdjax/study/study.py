@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pandas as pd
 from rich.console import Console
@@ -20,7 +20,10 @@ from sdjax.study.progress import Forecast, StudyProgress, headline
 from sdjax.training import Interrupted
 from sdjax.training.workdir import write_json
 
-RUNS, TRIALS, TUNED = "runs", "trials", "tuned.json"
+if TYPE_CHECKING:
+    from sdjax.study import by_relation
+
+RUNS, TRIALS, TUNED, RELATIONS = "runs", "trials", "tuned.json", "relations"
 _TUNING_SHARE = 0.5  # of a budget
 
 
@@ -127,6 +130,7 @@ class _Study:
         self.data, self.forecast = runs.Data(), Forecast()
         self._tuners: dict[tuple[str, Method], tuning.Tuner] = {}
         self.methods = {name: plan.methods(name) for name in plan.data}
+        self._samples: dict[str, Any] = {}
 
     def tune(self) -> None:
         """Makes the trials of all methods, in rounds of one each."""
@@ -244,6 +248,7 @@ class _Study:
                 seed = job.seed
                 self._make(job, progress, _keys(left[1:]))
                 if all(each.data != job.data for each in left[1:]):
+                    self._sample(job.data)
                     self.data.forget(self.plan.data[job.data].config)
 
     def _round_fits(self, left: list[Job], begun: bool) -> bool:
@@ -255,6 +260,15 @@ class _Study:
         for name in dict.fromkeys(job.data for job in todo):
             dataset = self.data.dataset(self.plan.data[name].config)
             runs.check_data(name, dataset, [entry for job, entry in known if job.data == name])
+
+    def _sample(self, name: str) -> Any:
+        """The rows of a data set that the report looks at, kept when the data set is let go."""
+        from sdjax.study import by_relation
+
+        if name not in self._samples:
+            dataset = self.data.dataset(self.plan.data[name].config)
+            self._samples[name] = by_relation.sample(dataset)
+        return self._samples[name]
 
     def _make(self, job: Job, progress: StudyProgress, left: list[tuple[str, str]]) -> None:
         name = f"{job.data}, {job.method.name}, seed {job.seed}"
@@ -276,7 +290,8 @@ class _Study:
                 make = partial(runs.fit_baseline, dataset, method.baseline, job.seed, refit)
             else:
                 about |= {"command": command(data, job.config), "config": runs.as_json(job.config)}
-                make = partial(runs.fit, self.data, job.config, job.folder)
+                mapped = job.seed == data.config.seed
+                make = partial(runs.fit, self.data, job.config, job.folder, mapped)
             entry = runs.record(job.folder, about, dataset, make, self.keep)
         self.forecast.saw(job.data, method.name, entry["seconds"])
         took = f"{entry['seconds']:.1f} s"
@@ -311,6 +326,34 @@ class _Study:
             table.write(frame, self.workdir)
         return frame
 
+    def _relations(self) -> "dict[str, by_relation.Seen]":
+        """What the report shows of the five relations, by data set."""
+        from sdjax.study import by_relation
+
+        entries: dict[str, list[tuple[Job, dict[str, Any]]]] = {}
+        for job in self.jobs():
+            entry = runs.read_record(job.folder)
+            if entry is not None and entry["status"] == runs.DONE and not job.method.baseline:
+                entries.setdefault(job.data, []).append((job, entry))
+        found = {}
+        for name, of_data in entries.items():
+
+            def get_sample(name: str = name, of_data: Any = of_data) -> by_relation.Sample:
+                if name not in self._samples:
+                    dataset = self.data.dataset(self.plan.data[name].config)
+                    runs.check_data(name, dataset, [entry for _, entry in of_data])
+                return self._sample(name)
+
+            path = self.workdir / RELATIONS / f"{folder_name(name)}.json"
+            made = [_as_run(job, entry) for job, entry in of_data]
+            try:
+                checksums = of_data[0][1]["data_checksums"]
+                found[name] = by_relation.see(path, checksums, made, get_sample)
+            except (InputError, OSError) as error:
+                # Runs that are there need no data.
+                self._say(f"{name}: its relations are left out of the report: {error}")
+        return found
+
     def write_report(self, frame: pd.DataFrame, title: str, reference: str, told: str) -> Path:
         """`report/`, and the path of its page."""
         # Plotting is imported where it is used.
@@ -331,7 +374,17 @@ class _Study:
             reference=reference,
             facts={"Command": told, **runs.circumstances()} if told else runs.circumstances(),
             trials=pd.DataFrame(trials) if trials else None,
+            relations=self._relations(),
         )
+
+
+def _as_run(job: Job, entry: dict[str, Any]) -> "by_relation.Run":
+    from sdjax.study import by_relation
+
+    chosen = entry.get("selection", {}).get("chosen", 0)
+    quality = entry["results"]["validation"].get("mAP") or 0.0
+    after = by_relation.read_map(job.folder)
+    return by_relation.Run(job.method.name, job.config, chosen, quality, after)
 
 
 def _keys(jobs: Iterable[Job]) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ loss is of `sdjax.losses`.
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,7 @@ def score(
     *,
     command: str = "",
     retrieves: bool = False,
+    look: Callable[[Outputs], None] | None = None,
 ) -> dict[str, Any] | None:
     """The test figures of a trained state; with `workdir`, writes `results.json` and the report.
 
@@ -268,6 +269,7 @@ def score(
       workdir: of the run; None writes nothing.
       command: that made the run, for the report.
       retrieves: figures of neighbours without a workdir too.
+      look: called, on process 0, with what the model gives of the rows of test.
 
     Raises:
       InputError: if there are no rows of test, or none of validation to tune thresholds by.
@@ -292,6 +294,8 @@ def score(
             if setup.refit:
                 validation = np.load(setup.refit)
             results = test_results(setup.dataset, validation, tested.scores, per_label)
+            if look is not None:
+                look(tested)
             data = setup.dataset
             if gallery is not None:
                 results["retrieval"] = retrieval_results(data, tested, gallery)

@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sdjax.study import page
+from sdjax.report.embedding import Plane
+from sdjax.report.gradients import Gradient
+from sdjax.study import factors, page
+from sdjax.study.by_relation import Seen
 
 LOSSES = ("any", "similarity_only", "sd")
 
@@ -39,6 +42,24 @@ def make_frame(sets=("one & two", "b"), seeds=3):
     return frame
 
 
+def make_seen():
+    """Two losses, and the maps of five methods, more than there are in a row."""
+    rng = np.random.default_rng(0)
+    gradient = Gradient(np.array([0, 3.0, 0, 1, 0]), np.array([7.0, 0, 3, 0, 0]))
+    return Seen(
+        rows=12,
+        counts=np.array([60, 6, 30, 18, 18]),
+        losses={"sd": gradient, "any": gradient},
+        left_out=("herocon",),
+        temperature=0.2,
+        anchor=2,
+        anchor_labels=["x $ y"],
+        codes=np.arange(20) % 5 + 1,
+        before=None,
+        after={f"m{n}": Plane(rng.normal(size=(20, 2)), (0.4, 0.2)) for n in range(5)},
+    )
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("study")
@@ -51,8 +72,9 @@ def written(tmp_path_factory):
     (workdir / "report").mkdir()
     (workdir / "report" / "along_batch_size.svg").touch()  # of an earlier study
     path = page.write_report(
-        workdir, make_frame(), title="Study of <two>", axes=axes, facts=facts, trials=trials
-    )
+        *(workdir, make_frame()), title="Study of <two>", axes=axes, facts=facts, trials=trials,
+        relations={"b": make_seen()},
+    )  # fmt: skip
     return path, browser.parsed(path), (path.parent / "report.md").read_text()
 
 
@@ -64,11 +86,11 @@ def test_all_parts_are_there(written):
         *("ValueError: <b>a | b</b>", "python -m sdjax.train --config=yeast", "--seeds=3"),
     ):
         assert part in text, part
-    figures = {each.name for each in path.parent.glob("*.svg")}
+    figures = {each.name for each in path.parent.iterdir() if each.suffix in (".svg", ".png")}
     assert figures == {
         *("ranks_0.svg", "ranks_1.svg", "ranks_2.svg", "results_b.svg", "results_one_two.svg"),
         *("frequency_b.svg", "frequency_one_two.svg", "along_loss_temperature.svg"),
-        "differences_2.svg",
+        *("differences_2.svg", "gradients_b.svg", "maps_b.png", "factors.svg"),
     }
     assert all(f"]({name})" in markdown for name in figures)
     # Bars of more than ten methods could not be told apart; nine have neighbours.
@@ -85,8 +107,34 @@ def test_the_figures_are_those_of_the_table(written):
     tested = found.loc[("b", "joint sd temperature=0.4", "mAP")]
     assert tested["difference"] > 0.08 and tested["p_holm"] >= tested["p"] > 0
     # similarity_only stands three places, .03, behind any, and is ahead on both data sets.
+    assert "| sd | attraction | 0.0 | 75.0 | 0.0 | 25.0 | 0.0 |" in markdown
+    assert "at a temperature of 0.2" in markdown and "Left out: herocon." in markdown
     pattern = r"\| similarity\\_only \| joint temperature=0.1 \| \+0.0(29|30|31)\d \(2 of 2\)"
     assert re.search(pattern, markdown)
+
+
+def test_what_the_factors_change():
+    """Of known figures: sd .8, less .1 without a factor, and .05 more in the other form."""
+    rows = []
+    for data, gain in (("one", 0.0), ("two", 0.2)):
+        for loss, value in (("sd", 0.8), ("any", 0.7), ("similarity_only", 0.7)):
+            for form, more in (("out", 0.0), ("in", 0.05)):
+                for seed in range(3):
+                    row = {"data": data, "method": f"joint {loss} {form}", "loss.name": loss}
+                    row |= {"loss.form": form, "seed": seed, "baseline": "", "status": "done"}
+                    # Chance that all methods share is no part of a difference.
+                    rows.append(row | {"test.mAP": value + more + gain * (loss == "any") + seed})
+    found = factors.changes(pd.DataFrame(rows), "test.mAP")
+    either, both = factors.REMOVED["any"], "mean of all"
+    expected = {("one", either): -0.1, ("two", either): 0.1, (both, either): 0.0}
+    expected |= {(data, factors.INSIDE): 0.05 for data in ("one", "two", both)}
+    expected |= {(data, factors.REMOVED["similarity_only"]): -0.1 for data in ("one", "two", both)}
+    assert found["difference"].to_dict() == pytest.approx(expected)
+    assert found["n"][("one", either)] == 3 and found["n"][(both, either)] == 2
+    row = found.loc[(both, either)]
+    assert row["low"] <= row["difference"] <= row["high"]
+    only = pd.DataFrame(rows).query("`loss.name` == 'any'")
+    assert not len(factors.changes(only, "test.mAP"))
 
 
 def test_the_same_table_gives_the_same_report(written, tmp_path):

@@ -94,6 +94,29 @@ def test_the_report_tells_of_all_of_it(finished):
         assert part in text, part
 
 
+def test_the_report_shows_relations_and_needs_no_data(
+    finished, plan, tmp_path, monkeypatch, capsys
+):
+    workdir = shutil.copytree(finished[0], tmp_path / "study")
+    # The first run of each method has a map.
+    assert sorted(path.parts[-3:-1] for path in workdir.glob("runs/*/*/*/map.json")) == [
+        (path.name, "0") for path in sorted(workdir.glob("runs/toy/*_batch_size=16-*"))
+    ]
+    assert {path.name for path in workdir.glob("report/*_toy.*")} >= {
+        *("gradients_toy.svg", "maps_toy.png")
+    }
+
+    def lost(*_):
+        raise FileNotFoundError("train.npz")
+
+    monkeypatch.setattr(runs.Data, "dataset", lost)
+    again = study._Study(plan, workdir, None, False, Console(width=200, stderr=True))
+    assert list(again._relations()["toy"].losses) == ["sd"]
+    (workdir / "relations" / "toy.json").unlink()
+    assert again._relations() == {}
+    assert "toy: its relations are left out of the report: train.npz" in capsys.readouterr().err
+
+
 def test_only_what_is_missing_is_made(finished, plan, tmp_path, monkeypatch):
     workdir = shutil.copytree(finished[0], tmp_path / "study")
     made = []
@@ -114,7 +137,7 @@ def test_only_what_is_missing_is_made(finished, plan, tmp_path, monkeypatch):
     removed.mkdir()
     (removed / "run.tmp").write_text("{")
     again = study.run(plan, workdir)
-    assert [config.seed for _, config, _ in made] == [1]
+    assert [config.seed for _, config, *_ in made] == [1]
     pd.testing.assert_frame_equal(figures(again), figures(finished[1]))
     made.clear()
     study.run(plan, workdir, retry_failed=True)
@@ -195,7 +218,7 @@ def test_tuning_gives_each_method_as_many_trials(toy_config, tmp_path, monkeypat
     monkeypatch.setattr(runs, "trained", trained)
     monkeypatch.setattr(runs, "validation_metrics", judged)
     monkeypatch.setattr(runs.Data, "setup", lambda self, config, keep: _Setup(config))
-    monkeypatch.setattr(runs, "fit", lambda data, config, folder: {"results": {}})
+    monkeypatch.setattr(runs, "fit", lambda *_: {"results": {}})
     monkeypatch.setattr(study, "headline", lambda entry: "")
     space = (Parameter("loss.temperature", 0.03, 1, log=True), Parameter("model.dropout", 0, 0.5))
     plan = Plan(

@@ -167,8 +167,9 @@ def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_pat
     assert told[6].split() == ["Workdir", str(workdir)]
     lines = done.stdout.splitlines()
     assert any("mAP" in line for line in lines)
-    assert lines[-2].split() == ["Results", str(workdir / "results.json")]
-    assert lines[-1].split() == ["Report", str(workdir / "report" / "report.md")]
+    assert lines[-3].split() == ["Results", str(workdir / "results.json")]
+    assert lines[-2].split() == ["Report", str(workdir / "report" / "report.html")]
+    assert lines[-1].split() == [str(workdir / "report" / "report.md")]
     report = (workdir / "report" / "report.md").read_text()
     (command,) = (line for line in report.splitlines() if line.startswith("- **Command**"))
     assert f"{ROOT / 'train.py'} --workdir={workdir} --config={ROOT}" in command

@@ -18,9 +18,9 @@ from sdjax.config import Config, DataConfig, LossConfig, ModelConfig, PhaseConfi
 
 
 def get_config() -> Config:
-    config = Config(recipe="joint", batch_size=0, contrastive_weight=0.1)
+    config = Config(recipe="joint", batch_size=0, contrastive_weight=0.01)
     config.data = DataConfig(name="files", train="", validation="", test="", text="text")
-    config.loss = LossConfig(name="sd", temperature=0.1)
+    config.loss = LossConfig(name="sd", temperature=0.3)
     config.model = ModelConfig(encoder="bert", dropout=0.1, prior_bias=True)
     config.supervise = PhaseConfig(
         epochs=3, learning_rate=3e-3, learning_rates="encoder=0.01", weight_decay=0.01

@@ -17,9 +17,9 @@ from sdjax.config import AugmentConfig, Config, DataConfig, LossConfig, ModelCon
 
 
 def get_config() -> Config:
-    config = Config(recipe="joint", batch_size=0, contrastive_weight=0.1)
+    config = Config(recipe="joint", batch_size=0, contrastive_weight=0.01)
     config.data = DataConfig(name="files", train="", validation="", test="", image="image")
-    config.loss = LossConfig(name="sd", temperature=0.1)
+    config.loss = LossConfig(name="sd", temperature=0.3)
     config.model = ModelConfig(encoder="vit", dropout=0.0)
     # As timm and torchvision fine-tune, but for crops, which keep most of what labels are of.
     config.augment = AugmentConfig(

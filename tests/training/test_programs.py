@@ -23,12 +23,9 @@ def test_programs_are_forgotten_when_half_the_room_is_taken():
 
 
 def test_a_run_makes_room_before_it_compiles(toy_config, monkeypatch):
-    class MadeRoom(Exception):
-        pass
-
     def make_room():
-        raise MadeRoom
+        raise StopIteration("room")
 
     monkeypatch.setattr("sdjax.training.run.make_room", make_room)
-    with pytest.raises(MadeRoom):
+    with pytest.raises(StopIteration, match="room"):
         train(make_setup(toy_config))

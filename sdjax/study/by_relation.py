@@ -174,7 +174,8 @@ class Run(NamedTuple):
 
     def loss(self, kind: str) -> LossConfig | None:
         """Its contrastive loss, on inputs of a kind; None without one."""
-        config = list(config_lib.candidates(self.config, kind).values())[self.chosen]
+        made = list(config_lib.candidates(self.config, kind).values())
+        config = config_lib.without_unused(made[self.chosen])
         contrasts = config.recipe != "bce" and config.loss.rows == "examples"
         return dataclasses.replace(config.loss, **_CIRCUMSTANCES) if contrasts else None
 

@@ -1,6 +1,6 @@
 import jax
-import numpy as np
 import pytest
+from toys import write_toy_files
 
 from sdjax.config import Config
 
@@ -12,16 +12,6 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
     yield
     jax.config.update("jax_compilation_cache_dir", None)
-
-
-def write_toy_files(folder, seed=0):
-    """A small separable data set of four labels, one of them rare."""
-    rng = np.random.default_rng(seed)
-    directions = rng.normal(size=(4, 6))
-    for name, size in (("train", 48), ("validation", 24), ("test", 32)):
-        labels = rng.random((size, 4)) < [0.5, 0.5, 0.3, 0.1]
-        x = labels @ directions + 0.3 * rng.normal(size=(size, 6))
-        np.savez(folder / f"{name}.npz", x=x.astype(np.float32), labels=labels)
 
 
 @pytest.fixture(scope="session")

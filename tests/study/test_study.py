@@ -10,8 +10,8 @@ import browser
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import write_toy_files
 from rich.console import Console
+from toys import write_toy_files
 
 from sdjax.errors import InputError
 from sdjax.study import runs, study, tuning

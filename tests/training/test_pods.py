@@ -4,10 +4,12 @@ import itertools
 import json
 import signal
 
+import jax
 import pytest
 from pods import STEPS, Pod, assert_same_run, free_port
 
 from sdjax.training import make_setup, score, select, train
+from sdjax.training.mesh import make_mesh
 from sdjax.training.workdir import read_config
 
 PER_EPOCH = 5
@@ -54,7 +56,8 @@ def test_two_processes_choose_as_one(toy_files, tmp_path):
     }  # fmt: skip
     workdirs = [tmp_path / "alone", tmp_path / "pair"]
     Pod(toy_files, workdirs[1], "2x1", **overrides).finish()
-    setup = make_setup(read_config(workdirs[1] / "selection"))
+    one_device = make_mesh(devices=jax.devices()[:1])
+    setup = make_setup(read_config(workdirs[1] / "selection"), mesh=one_device)
     setup = select(setup, workdirs[0])
     score(setup, train(setup, workdirs[0]), workdirs[0])
     assert_same_run(*workdirs, rtol=1e-4)

@@ -38,6 +38,20 @@ def is_quick() -> bool:
     return compiler.get_compile_options is _get_quick_options
 
 
+def quick_environment() -> dict[str, str]:
+    """Variables with which another process compiles quickly, and what it finds compiled not at all.
+
+    Names that jaxlib does not know would end it.
+    """
+    flags = (f"--{name}={str(value).lower()}" for name, value in known_options().items())
+    return {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": " ".join(flags),
+        "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir or ""),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
+    }
+
+
 def compile_quickly(quick: bool = True) -> None:
     """Has all programs from now on compiled quickly, or as users have them compiled."""
     if quick != is_quick():

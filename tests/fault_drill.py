@@ -87,15 +87,15 @@ def drill(folder: Path, kills: int, shapes: list[str], rng: random.Random) -> st
 
 def end(pod: Pod) -> tuple[list[int | None], float]:
     """Exit statuses, and how long the rest outlived the first that was killed."""
-    while all(process.poll() is None for process in pod.processes):
+    while all(process.exitcode is None for process in pod.processes):
         time.sleep(0.01)
     died = time.monotonic()
-    killed = any(process.poll() == -signal.SIGKILL for process in pod.processes)
-    while any(process.poll() is None for process in pod.processes):
+    killed = any(process.exitcode == -signal.SIGKILL for process in pod.processes)
+    while any(process.exitcode is None for process in pod.processes):
         if time.monotonic() - died > (PATIENCE.value if killed else 10 * PATIENCE.value):
             pod.kill()
         time.sleep(0.01)
-    return [process.returncode for process in pod.processes], time.monotonic() - died
+    return [process.exitcode for process in pod.processes], time.monotonic() - died
 
 
 def newest(workdir: Path) -> int:

@@ -2,6 +2,7 @@
 
 They are scikit-learn's, untuned: a forest of 500 extra trees, a logistic regression for each label
 with C = 0.1, and, in studies, the share of the 10 nearest rows by the cosine that have a label.
+scikit-learn, which takes a second to import, is imported where one of them is fitted.
 """
 
 import math
@@ -12,10 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.ensemble import ExtraTreesClassifier
-from sklearn.exceptions import ConvergenceWarning, DataConversionWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.neighbors import KNeighborsClassifier
 from threadpoolctl import threadpool_limits
 
 from sdjax import checks, label_sets, metrics
@@ -165,6 +162,8 @@ def scores(
 
 def _extra_trees(x: Floats, labels: NDArray[np.uint8], x_test: Floats, seed: int) -> Parts:
     """The mean of the trees' probabilities; a few trees are grown at a time, and then let go."""
+    from sklearn.ensemble import ExtraTreesClassifier
+
     # Trees draw from one stream: all of them together are one forest.
     stream = np.random.RandomState(seed)
     at_once = min(TREES_AT_ONCE, max(1, _NODE_BYTES // (32 * labels.size)))
@@ -184,6 +183,9 @@ def _extra_trees(x: Floats, labels: NDArray[np.uint8], x_test: Floats, seed: int
 
 def _logistic_regressions(x: Floats, labels: NDArray[np.uint8], x_test: Floats, _: int) -> Parts:
     """The probabilities of one model a label."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
     scores = np.zeros((len(x_test), labels.shape[1]))
     for place, column in enumerate(labels.T):
         model = LogisticRegression(C=INVERSE_REGULARISATION, max_iter=1000)
@@ -197,6 +199,9 @@ def _logistic_regressions(x: Floats, labels: NDArray[np.uint8], x_test: Floats, 
 
 def _nearest_neighbors(x: Floats, labels: NDArray[np.uint8], x_test: Floats, _: int) -> Parts:
     """The share of the nearest rows that have a label."""
+    from sklearn.exceptions import DataConversionWarning
+    from sklearn.neighbors import KNeighborsClassifier
+
     model = KNeighborsClassifier(min(NEIGHBORS, len(x)), metric="cosine", algorithm="brute")
     with warnings.catch_warnings():
         # One label is given as one column, as several are.

@@ -155,10 +155,12 @@ def all_weights(table: PairTable, threshold: float = 0.5) -> dict[str, NDArray[n
       threshold: of the jaccard weight.
     """
     sizes = np.stack([table.shared, table.anchor_size, table.candidate_size])
+    number = sizes.shape[1]
+    # One program does for any number up to 128, and so on.
+    sizes = np.pad(sizes, ((0, 0), (0, -number % 128)))
     kinds = relations.Overlap(*sizes.astype(np.float32)[:, None])
-    return {
-        name: weight[0] for name, weight in compute(_weigh, kinds, np.float32(threshold)).items()
-    }
+    weights = compute(_weigh, kinds, np.float32(threshold))
+    return {name: weight[0, :number] for name, weight in weights.items()}
 
 
 def _weigh(kinds: relations.Overlap, threshold: jax.Array) -> dict[str, jax.Array]:

@@ -18,6 +18,7 @@ from sdjax import metrics as metrics_lib
 from sdjax.config import ReportConfig
 from sdjax.data import Dataset, Source
 from sdjax.label_sets import LabelSets
+from sdjax.report import baselines as baselines_lib
 from sdjax.training import workdir as workdir_lib
 from sdjax.training.evaluate import Outputs
 from sdjax.training.gallery import names_of
@@ -148,21 +149,20 @@ def _baselines(
     vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
     if not (config.baselines and vectors and np.issubdtype(spec.dtype, np.floating)):
         return None
-    # scikit-learn is imported where it is used.
-    from sdjax.report import baselines
-
     test = dataset.test
     rows = sum(map(len, fitted))
-    reason = baselines.too_large(rows + len(test), spec.shape[0], dataset.num_classes)
+    reason = baselines_lib.too_large(rows + len(test), spec.shape[0], dataset.num_classes)
     if rows > config.baseline_rows:
         reason = f"{rows:,} rows are more than report.baseline_rows ({config.baseline_rows:,})."
     if reason:
-        return {name: known.get(name, {baselines.LEFT_OUT: reason}) for name in baselines.NAMES}
-    if not baselines.all_known(known):
-        names = " and ".join(baselines.NAMES.values())
+        return {
+            name: known.get(name, {baselines_lib.LEFT_OUT: reason}) for name in baselines_lib.NAMES
+        }
+    if not baselines_lib.all_known(known):
+        names = " and ".join(baselines_lib.NAMES.values())
         seconds = f"{config.baseline_seconds:g}"
         print(f"Baselines: {names}, {seconds} seconds at most.", file=sys.stderr, flush=True)
-    return baselines.compare(
+    return baselines_lib.compare(
         np.concatenate([source.inputs(np.arange(len(source))) for source in fitted]),
         label_sets.concatenate([source.labels for source in fitted]),
         test.inputs(np.arange(len(test))),
@@ -240,17 +240,15 @@ def _seconds(records: Path) -> float:
 
 def print_results(results: dict[str, Any], console: Console) -> None:
     """Prints a table of the main test metrics, of the run and of its baselines."""
-    from sdjax.report import baselines
-
     table = Table(title="Test", title_justify="left")
     table.add_column("metric")
     columns = {"threshold 0.5": results["test"], "tuned on validation": results["test_tuned"]}
-    columns |= baselines.metrics_of(results)
+    columns |= baselines_lib.metrics_of(results)
     for title in columns:
         table.add_column(title, justify="right")
     for name in HEADLINES:
         values = [column.get(name) for column in columns.values()]
         table.add_row(name, *("-" if value is None else f"{value:.4f}" for value in values))
     console.print(table)
-    for text in baselines.remarks(results):
+    for text in baselines_lib.remarks(results):
         console.print(text, highlight=False, soft_wrap=True)

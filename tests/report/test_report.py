@@ -57,6 +57,12 @@ def undrawn(monkeypatch):
     monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
 
 
+@pytest.fixture
+def coarse(monkeypatch):
+    """Draws with few pixels, for tests in which none is looked at."""
+    monkeypatch.setattr(figures, "DPI", 30)
+
+
 def written_figures(path):
     return {figure.name for figure in path.parent.glob("*.png")}
 
@@ -77,7 +83,7 @@ def test_a_report_has_all_figures_and_names_no_other(tmp_path):
     assert json.dumps(inputs.config, indent=2) in text
 
 
-def test_the_same_inputs_give_the_same_report(tmp_path):
+def test_the_same_inputs_give_the_same_report(coarse, tmp_path):
     first = report.write_report(tmp_path / "a", make_inputs())
     second = report.write_report(tmp_path / "b", make_inputs())
     for name in (*FIGURES, "report.md"):
@@ -108,7 +114,7 @@ def test_collapsed_embeddings_are_said_to_be(tmp_path, undrawn):
         ({"labels": 400, "rate": 0.01, "dim": 300}, set()),
     ],
 )
-def test_shapes_at_the_edge(tmp_path, shape, left_out):
+def test_shapes_at_the_edge(coarse, tmp_path, shape, left_out):
     path = report.write_report(tmp_path, make_inputs(**shape))
     assert written_figures(path) == FIGURES - left_out
 
@@ -134,7 +140,7 @@ def test_labels_that_never_occur_are_counted(tmp_path, undrawn):
     assert row.count("–") == 3  # AP, AUC and F1
 
 
-def test_any_name_can_be_drawn_and_written(tmp_path):
+def test_any_name_can_be_drawn_and_written(coarse, tmp_path):
     names = ["$x_{", "日本語 🎉", "a|b<c>*d*", "new\nline\ttab", "long " * 40]
     path = report.write_report(tmp_path, make_inputs(label_names=names, title="a_b|*c*"))
     text = path.read_text(encoding="utf-8")
@@ -209,7 +215,7 @@ def label_lists(examples, labels, size, seed):
     return indices
 
 
-def test_label_indices_give_the_report_of_multi_hot_labels(tmp_path):
+def test_label_indices_give_the_report_of_multi_hot_labels(coarse, tmp_path):
     inputs = make_inputs()
     lists = {
         name: LabelIndices([np.flatnonzero(row) for row in getattr(inputs, name)], 5)
@@ -271,7 +277,7 @@ def test_samples_are_said_to_be(tmp_path, undrawn):
     assert "Shown are 3,000 of 3,200 examples" in text
 
 
-def test_matplotlib_keeps_its_settings(tmp_path):
+def test_matplotlib_keeps_its_settings(coarse, tmp_path):
     # Reading the backend would choose one.
     def settings():
         return {key: matplotlib.rcParams[key] for key in matplotlib.rcParams if key != "backend"}
@@ -282,7 +288,7 @@ def test_matplotlib_keeps_its_settings(tmp_path):
 
 
 def test_only_the_report_imports_matplotlib_and_never_pyplot():
-    assert_not_loaded("sdjax.metrics", ["matplotlib"])
+    assert_not_loaded("sdjax.training.results", ["matplotlib", "sklearn"])
     assert_not_loaded("sdjax.report.report", ["matplotlib.pyplot"])
 
 
@@ -316,7 +322,7 @@ def test_thresholds_are_told_with_what_they_were_tuned_for(tmp_path, undrawn):
     assert "Tuned threshold" not in text_of(tmp_path)
 
 
-def test_projections_have_a_map_and_similarities_of_their_own(tmp_path):
+def test_projections_have_a_map_and_similarities_of_their_own(coarse, tmp_path):
     z = np.random.default_rng(1).normal(size=(80, 3))
     text = text_of(tmp_path, test_projections=z)
     assert written_figures(tmp_path / "report" / "report.md") == {*FIGURES, report.PROJECTION_MAP}
@@ -363,7 +369,7 @@ def test_labels_that_are_ranked_worse_than_at_random_are_named(tmp_path, undrawn
     assert "worse than at random" not in text_of(tmp_path)
 
 
-def test_every_label_is_in_a_file(tmp_path):
+def test_every_label_is_in_a_file(tmp_path, undrawn):
     inputs = make_inputs()
     report.write_report(tmp_path, inputs)
     frame = pd.read_csv(tmp_path / "report" / "per_label.csv")

@@ -1,13 +1,7 @@
-"""`train.py` under observation: notes the rows that it reads, and ends where it is told to.
+"""`train.py` under observation: notes the rows that it reads, and ends where it is told to."""
 
-    python pod_worker.py DIARY PLAN REPORT [arguments of train.py]
-
-DIARY gets one JSON line a batch: the split's size and the rows read of it. PLAN is "" or
-SIGNAL@PLACE:NUMBER, for a signal that the process sends to itself at the NUMBERth training batch
-("step") or evaluation batch ("evaluation"), or while the first checkpoint after that training
-batch is being written ("write"). REPORT is "report", or "" for a run without one.
-"""
-
+import atexit
+import gc
 import json
 import os
 import runpy
@@ -16,8 +10,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+import jax
 from compilation import compile_quickly
 
 import sdjax.data.batches as batches
@@ -26,16 +21,53 @@ from sdjax.training import run
 ROOT = Path(__file__).parents[2]
 TRAIN_ROWS = 70  # of the toy data
 
+# Processes are forked off one that has imported all this.
+gc.set_threshold(10_000, 20, 20)
+gc.collect()
+gc.freeze()
 
-def main() -> None:
-    diary, plan, report = sys.argv[1:4]
-    sys.argv = ["train.py", *sys.argv[4:]]
-    observe(Path(diary), plan)
+
+def work(
+    log: Path,
+    diary: Path,
+    plan: str,
+    report: bool,
+    arguments: list[str],
+    environment: dict[str, str],
+    settings: dict[str, Any],
+) -> None:
+    """A process of a pod.
+
+    Args:
+      log: gets what it prints.
+      diary: gets one JSON line a batch: the split's size and the rows read of it.
+      plan: "" or SIGNAL@PLACE:NUMBER, for a signal that the process sends to itself at the NUMBERth
+        training batch ("step") or evaluation batch ("evaluation"), or while the first checkpoint
+        after that training batch is being written ("write").
+      report: whether the run writes its report.
+      arguments: of `train.py`.
+      environment: variables that it finds.
+      settings: of jax, which has been imported before.
+    """
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    os.environ.update(environment)
+    for name, value in settings.items():
+        jax.config.update(name, value)
+    sys.argv = ["train.py", *arguments]
+    observe(diary, plan)
     if not report:
         run.write_report = lambda *_: None
     compile_quickly()
-    sys.path.insert(0, str(ROOT))
-    runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    try:
+        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+    finally:
+        # As at the end of an interpreter, which a forked process does not come to.
+        threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
+        atexit._run_exitfuncs()
 
 
 def observe(diary: Path, plan: str) -> None:
@@ -66,7 +98,3 @@ def kill_in_a_write(kind: str) -> None:
     while not any("tmp" in path.name for path in folder.iterdir()):
         time.sleep(0.0005)
     os.kill(os.getpid(), getattr(signal, kind))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,20 @@
 """Pods of real processes on one machine."""
 
+import functools
 import itertools
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
-import sys
 import time
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from unittest import mock
 
 import jax
 import numpy as np
+import pod_worker
 
 from sdjax.training.logbook import read_records
 from sdjax.training.predictor import restored
@@ -36,6 +40,22 @@ def write_toy_files(folder: Path) -> None:
 def free_port() -> int:
     with socket.create_server(("", 0)) as server:
         return server.getsockname()[1]
+
+
+@functools.cache
+def fork_context() -> multiprocessing.context.ForkServerContext:
+    """Processes of it start with all libraries imported, and with no trace of jax in this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pod_worker"])
+    path = map(str, (HERE, HERE.parent, ROOT, os.environ.get("PYTHONPATH", "")))
+    variables = {
+        "PYTHONPATH": os.pathsep.join(path),
+        "JAX_PLATFORMS": "cpu",
+        "OMP_NUM_THREADS": "1",
+    }
+    with mock.patch.dict(os.environ, variables):
+        forkserver.ensure_running()
+    return context
 
 
 class Pod:
@@ -78,28 +98,30 @@ class Pod:
         }  # fmt: skip
         arguments = [f"--workdir={workdir}", f"--config={ROOT / 'configs' / 'own_data.py'}"]
         arguments += [f"--config.{name}={value}" for name, value in config.items()]
-        environment = {
-            **os.environ,
-            "JAX_PLATFORMS": "cpu",
-            "JAX_NUM_CPU_DEVICES": str(devices),
-            "JAX_COMPILATION_CACHE_DIR": str(cache or jax.config.jax_compilation_cache_dir or ""),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1",
-            "OMP_NUM_THREADS": "1",
+        settings = {
+            "jax_platforms": "cpu",
+            "jax_num_cpu_devices": devices,
+            "jax_compilation_cache_dir": str(cache or jax.config.jax_compilation_cache_dir or "")
+            or None,
+            "jax_persistent_cache_min_compile_time_secs": 0.05,
         }
-        self.processes = []
+        self.processes: list[BaseProcess] = []
         for number in range(self.count):
             of_pod = []
             if self.count > 1 and not environments:
                 of_pod = [f"--coordinator=localhost:{port}", f"--num_processes={self.count}"]
                 of_pod += [f"--process_id={number}", "--heartbeat_timeout=10", "--start_timeout=90"]
-            plan = (plans or {}).get(number, "")
-            command = [sys.executable, "-u", str(HERE / "pod_worker.py")]
-            command += [str(self.path(number, "diary")), plan, "report" if report else ""]
-            command += [*arguments, *of_pod]
-            command += (flags or {}).get(number, [])
-            own = {**environment, **(environments or {}).get(number, {})}
-            with self.path(number, "log").open("ab") as log:
-                self.processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
+            given = (
+                self.path(number, "log"),
+                self.path(number, "diary"),
+                (plans or {}).get(number, ""),
+                report,
+                [*arguments, *of_pod, *(flags or {}).get(number, [])],
+                (environments or {}).get(number, {}),
+                settings,
+            )
+            self.processes.append(fork_context().Process(target=pod_worker.work, args=given))
+            self.processes[-1].start()
 
     def path(self, number, kind):
         return self.workdir.with_name(f"{self.workdir.name}.{number}.{kind}")
@@ -111,17 +133,16 @@ class Pod:
         """Exit statuses of all processes, the rest of which are killed when the time is up."""
         deadline = time.monotonic() + seconds
         for process in self.processes:
-            try:
-                process.wait(max(deadline - time.monotonic(), 0.01))
-            except subprocess.TimeoutExpired:
+            process.join(max(deadline - time.monotonic(), 0.01))
+            if process.exitcode is None:
                 self.kill()
-                raise
-        return [process.returncode for process in self.processes]
+                raise TimeoutError(f"A process has not ended in {seconds} seconds.")
+        return [process.exitcode for process in self.processes]
 
     def kill(self):
         for process in self.processes:
             process.kill()
-            process.wait()
+            process.join()
 
     def finish(self):
         statuses = self.wait()

@@ -4,10 +4,12 @@ import itertools
 import json
 import signal
 
+import jax
 import pytest
 from pods import STEPS, Pod, assert_same_run, free_port
 
 from sdjax.training import make_setup, score, select, train
+from sdjax.training.mesh import make_mesh
 from sdjax.training.workdir import read_config
 
 PER_EPOCH = 5
@@ -50,23 +52,25 @@ def check(toy_files, alone, workdir, shape, **options):
 def test_two_processes_choose_as_one(toy_files, tmp_path):
     overrides = {
         "recipe": "bce", "supervise.epochs": 2, "supervise.learning_rate": 0.01, "refit": True,
-        "candidates": "('supervise.clip_norm=0.01', 'supervise.clip_norm=1')",
+        "candidates": "('seed=1', 'seed=2')",
     }  # fmt: skip
     workdirs = [tmp_path / "alone", tmp_path / "pair"]
     Pod(toy_files, workdirs[1], "2x1", **overrides).finish()
-    setup = make_setup(read_config(workdirs[1] / "selection"))
+    one_device = make_mesh(devices=jax.devices()[:1])
+    setup = make_setup(read_config(workdirs[1] / "selection"), mesh=one_device)
     setup = select(setup, workdirs[0])
     score(setup, train(setup, workdirs[0]), workdirs[0])
     assert_same_run(*workdirs, rtol=1e-4)
     one, two = (json.loads((workdir / "selection.json").read_text()) for workdir in workdirs)
     assert one["chosen"] == two["chosen"]
+    assert one["candidates"][0]["validation"] != one["candidates"][1]["validation"]
     for here, there in zip(one["candidates"], two["candidates"], strict=True):
         assert here["validation"] == pytest.approx(there["validation"], rel=1e-4)
 
 
 def test_two_processes_run_as_one(toy_files, alone, tmp_path):
     assert_each_row_once_an_epoch(alone.rows_read())
-    overrides = {"mesh.fsdp": 2, "report.baselines": True}
+    overrides = {"mesh.fsdp": 2, "report.baselines": True, "report.baseline_seconds": 200}
     pod = check(toy_files, alone, tmp_path / "run", "2x2", report=True, **overrides)
     # Each reads its share: of a batch of 16 with 2 rows of padding at its end, the last 8.
     lines = map(json.loads, pod.path(1, "diary").read_text().splitlines())

@@ -29,7 +29,7 @@ MODEL = str(FOLDER / "bert")
 WORDS = ["cat", "dog", "hat"]
 
 
-def write_texts(path, count, seed):
+def write_texts(path, count, seed, repeats=(1, 3)):
     """Texts that name what they are labelled with, of 2 to 14 tokens: of two widths."""
     random = np.random.default_rng(seed)
     with open(path, "w", newline="") as file:
@@ -38,7 +38,7 @@ def write_texts(path, count, seed):
         for row in range(count):
             labels = random.random(3) < 0.5
             words = [word for word, there in zip(WORDS, labels) if there]
-            words += ["the", "big", "red"] * random.choice([1, 3])
+            words += ["the", "big", "red"] * random.choice(repeats)
             rows.writerow([row, " ".join(random.permutation(words)), *labels.astype(int)])
 
 
@@ -287,7 +287,8 @@ def test_low_rank_adapters_learn_in_place_of_the_encoder(config, tmp_path, one_w
 
 def test_a_refit_and_candidates(config, tmp_path, one_width):
     config.supervise.epochs = 1
-    config.candidates = ("text: recipe=bce", "text: recipe=joint", "dense: model.width=8")
+    config.recipe = "bce"
+    config.candidates = ("text: seed=1", "text: seed=2", "dense: model.width=8")
     config.refit, config.checkpoint_every = True, 1000
     setup = select(ready(config), tmp_path / "run")
     assert len(setup.dataset.train) == 120
@@ -296,9 +297,10 @@ def test_a_refit_and_candidates(config, tmp_path, one_width):
     assert len(read_selection(tmp_path / "run")["candidates"]) == 2
 
 
-def test_the_config_that_is_shipped(folder, tmp_path):
+def test_the_config_that_is_shipped(tmp_path):
+    write_texts(tmp_path / "train.csv", 90, 0, repeats=[3])  # of one width
     config = get_config()
-    config.data.train, config.data.labels = str(folder / "train.csv"), ",".join(WORDS)
+    config.data.train, config.data.labels = str(tmp_path / "train.csv"), ",".join(WORDS)
     config.model.weights = MODEL
     config.supervise.epochs = 1
     setup = ready(config)

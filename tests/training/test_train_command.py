@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from compilation import quick_environment
 
 import sdjax
 from sdjax.configs import FOLDER, with_paths
@@ -14,11 +15,14 @@ from sdjax.configs import FOLDER, with_paths
 ROOT = Path(__file__).parents[2]
 
 
+def environment():
+    return {**os.environ, **quick_environment(), "JAX_PLATFORMS": "cpu"}
+
+
 def train(*arguments):
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, str(ROOT / "train.py"), *arguments]
     return subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=300
+        command, env=environment(), capture_output=True, text=True, check=False, timeout=300
     )
 
 
@@ -73,7 +77,7 @@ def interrupted_after(text, command):
     try:
         process = subprocess.Popen(
             [sys.executable, *command],
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            env=environment(),
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -101,13 +105,12 @@ def test_ctrl_c_while_libraries_are_imported(command, module):
 @pytest.mark.parametrize("text", ["sdjax ", "Workdir", "Baselines:"])
 def test_ctrl_c_is_one_line(toy_files, finished, text):
     """While data are read, the step is traced, and the finished run is tested again."""
-    command = ["train.py", *own_data(toy_files, finished)]
-    (finished / "results.json").unlink(missing_ok=True)
-    status, behind = interrupted_after(text, command)
+    workdir, _ = finished
+    status, behind = interrupted_after(text, ["train.py", *own_data(toy_files, workdir)])
     assert status == 128 + signal.SIGINT
     lines = behind.splitlines()
     assert lines[-1] == "Stopped by SIGINT. The same command resumes from what is saved."
-    told = ("Data ", "Inputs", "Labels", "Devices", "Parameters", "Workdir", "The run is finished")
+    told = ("Data ", "Inputs", "Labels", "Devices", "Candidates", "Workdir", "The run is finished")
     assert all(line.startswith((*told, "Baselines:")) for line in lines[:-1])
 
 
@@ -131,34 +134,22 @@ def own_data(toy_files, workdir):
         f"--config.data.test={toy_files / 'test.npz'}",
         "--config.batch_size=16",
         "--config.supervise.epochs=2",
-        "--config.recipe=bce",
-        "--config.refit=False",
+        "--config.model.width=16",
+        "--config.model.members=1",
     ]
 
 
 @pytest.fixture(scope="module")
 def finished(toy_files, tmp_path_factory):
+    """The workdir of a run, and what it told; it has no baselines yet."""
     workdir = tmp_path_factory.mktemp("finished") / "run"
-    done = train(*own_data(toy_files, workdir))
+    done = train(*own_data(toy_files, workdir), "--config.report.baselines=False", "--profile")
     assert done.returncode == 0, done.stderr
-    return workdir
+    return workdir, done
 
 
-def test_a_run_ends_with_a_table_and_the_paths_of_its_results(toy_files, tmp_path):
-    workdir = tmp_path / "run"
-    done = train(
-        f"--workdir={workdir}",
-        f"--config={ROOT / 'configs' / 'own_data.py'}",
-        f"--config.data.train={toy_files / 'train.npz'}",
-        f"--config.data.test={toy_files / 'test.npz'}",
-        "--config.batch_size=16",
-        "--config.supervise.epochs=2",
-        "--config.model.width=16",
-        "--config.model.members=1",
-        "--config.report.baselines=False",
-        "--profile",
-    )
-    assert done.returncode == 0, done.stderr
+def test_a_run_ends_with_a_table_and_the_paths_of_its_results(finished):
+    workdir, done = finished
     assert list((workdir / "profile").rglob("*.xplane.pb"))
     told = done.stderr.splitlines()
     assert told[0] == f"sdjax {sdjax.__version__}: own_data, in {workdir}"

@@ -58,6 +58,19 @@ def compilation(request):
     spare_the_old()
 
 
+@pytest.fixture(scope="module")
+def two_devices():
+    """Runs on two of the eight devices: programs for more compile and run longer."""
+    from sdjax.training.mesh import make_mesh
+
+    def of_two(config=None, devices=None):
+        return make_mesh(config, devices or jax.devices()[:2])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sdjax.training.setup.make_mesh", of_two)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def strict_numerics(request):
     """Runs the loss tests in 64 bits, with implicit rank and dtype promotion forbidden."""

@@ -12,6 +12,8 @@ from sdjax.report.gradients import Gradient
 from sdjax.study import factors, page
 from sdjax.study.by_relation import Seen
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 LOSSES = ("any", "similarity_only", "sd")
 
 

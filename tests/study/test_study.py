@@ -19,6 +19,8 @@ from sdjax.study.plan import DataSet, Plan
 from sdjax.study.space import Parameter
 from sdjax.training import Interrupted, make_setup, score, train
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 @pytest.fixture(scope="module")
 def plan(toy_config):

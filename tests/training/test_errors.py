@@ -10,6 +10,8 @@ from sdjax.errors import InputError
 from sdjax.training import NonFiniteLossError, PeerError, make_setup, reported_errors, score, train
 from sdjax.training import run as run_module
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 def ended(capsys, error, **options):
     """Exit status and standard error of a program that raises `error`."""

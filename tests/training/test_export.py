@@ -25,6 +25,8 @@ from sdjax.training import Predictor, load, make_setup, score, train
 from sdjax.training.recipes import make_phases
 from sdjax.training.state import ExampleSpec, init_model
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 NAMES = ("cat", "dog", "hat")
 TEXTS = ["the cat", "a big red dog and the hat", "the the the hat", ""]

@@ -16,6 +16,8 @@ from sdjax.embed import embed
 from sdjax.errors import InputError
 from sdjax.training import Gallery, load, make_setup, predictor, score, train
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 LABELS = ("l0", "l1", "l2")
 
 

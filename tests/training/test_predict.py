@@ -15,6 +15,8 @@ from sdjax.training import run as run_module
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.run import opened
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 @pytest.fixture
 def trained(toy_config, tmp_path):

@@ -40,6 +40,8 @@ from sdjax.training.logbook import Records, read_records
 from sdjax.training.mesh import make_mesh
 from sdjax.training.step import make_train_step
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 def final_params(workdir):
     return jax.tree.leaves(load(workdir).weights.params)
@@ -123,7 +125,7 @@ def test_the_report_says_how_the_run_was_made(toy_config, tmp_path):
     assert f"**Training took**: {seconds:,.1f} seconds" in text
     count = sum(leaf.size for leaf in jax.tree.leaves(load(tmp_path).weights.params))
     assert f"**Parameters**: {count:,}, of 2 members" in text
-    assert "**Devices**: 8 cpu" in text
+    assert "**Devices**: 2 cpu" in text
 
 
 @pytest.mark.parametrize(
@@ -199,7 +201,8 @@ def test_a_run_amid_a_phase_with_a_queue_goes_on_on_fewer_devices(
     toy_config.queue.size, toy_config.queue.momentum = 48, 0.8
     toy_config.pretrain.ema_decay, toy_config.loss.learn_temperature = 0.9, True
     toy_config.pretrain.learning_rates = "loss=10"
-    train_all(toy_config, tmp_path / "whole")
+    setup = make_setup(toy_config, mesh=make_mesh(devices=jax.devices()[:4]))
+    train(setup, tmp_path / "whole")
     finite_means, signals = run_module.finite_means, {6}
 
     def finite_means_and_signal(pending, step, phase):
@@ -211,8 +214,8 @@ def test_a_run_amid_a_phase_with_a_queue_goes_on_on_fewer_devices(
     monkeypatch.setattr(run_module, "finite_means", finite_means_and_signal)
     cut = tmp_path / "cut"
     with pytest.raises(Interrupted, match="after step 7; saved"):
-        train_all(toy_config, cut)
-    setup = make_setup(toy_config, mesh=make_mesh(devices=jax.devices()[:2]))
+        train(setup, cut)
+    setup = make_setup(toy_config)
     assert "queue" in setup.abstract_state(setup.position(7)).aux
     state = train(setup, cut)
     assert "queue" not in state.aux  # The second phase has none.
@@ -378,14 +381,14 @@ def test_batch_larger_than_the_split(toy_config, tmp_path):
 
 
 def test_batch_that_the_devices_cannot_share(toy_config, tmp_path):
-    toy_config.batch_size = 12
-    with pytest.raises(ValueError, match="multiple of the 8 devices, got 12; .* 8 and 16"):
+    toy_config.batch_size = 13
+    with pytest.raises(ValueError, match="multiple of the 2 devices, got 13; .* 12 and 14"):
         claim(toy_config, tmp_path)
 
 
 def test_microbatches_that_the_devices_cannot_share(toy_config, tmp_path):
-    toy_config.microbatches = 3
-    text = "multiple of the 8 devices × 3 microbatches, got 16; the least is 24"
+    toy_config.microbatches = 12
+    text = "multiple of the 2 devices × 12 microbatches, got 16; the least is 24"
     with pytest.raises(ValueError, match=text):
         claim(toy_config, tmp_path)
 
@@ -393,8 +396,8 @@ def test_microbatches_that_the_devices_cannot_share(toy_config, tmp_path):
 @pytest.mark.parametrize(
     ("data", "fsdp", "text"),
     [
-        (0, 3, "mesh.fsdp=3 does not fit the 8 devices"),
-        (3, 2, "mesh.data=3 × mesh.fsdp=2 does not fit the 8 devices"),
+        (0, 3, "mesh.fsdp=3 does not fit the 2 devices"),
+        (3, 2, "mesh.data=3 × mesh.fsdp=2 does not fit the 2 devices"),
     ],
 )
 def test_a_mesh_that_does_not_fit(toy_config, tmp_path, data, fsdp, text):

@@ -13,6 +13,8 @@ from sdjax.training import selection as selection_lib
 from sdjax.training.logbook import read_records
 from sdjax.training.run import outputs
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 
 @pytest.fixture
 def config(toy_config):

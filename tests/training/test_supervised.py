@@ -16,6 +16,8 @@ from sdjax.training.state import abstract
 from sdjax.training.step import make_train_step
 from sdjax.training.supervised import elementwise_loss, label_weights
 
+pytestmark = pytest.mark.usefixtures("two_devices")
+
 CASES = [
     SupervisedConfig(),
     SupervisedConfig(pos_weight=3.0),

@@ -57,7 +57,7 @@ def test_every_field_is_there_with_its_value(page):
         assert any(word.startswith(f"{name}=") for word in words), name
     # Of the config that is named, the default one here.
     assert "batch_size=120" in words
-    assert "supervise.epochs=24" in words
+    assert "supervise.epochs=60" in words
     other = help_of("-m", "sdjax.train", "--config=digits", "--help").split()
     assert "batch_size=64" in other
     assert "data.name=digits" in other

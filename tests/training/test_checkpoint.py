@@ -555,7 +555,8 @@ def test_one_of_two_processes_cannot_write_and_both_end_soon(tmp_path):
 
 
 def check_full_disk(folder, prefix=()):
-    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{FULL_DISK}"
+    folders = [str(each) for each in Path(__file__).parents[:2]]
+    code = f"import sys; sys.path[:0] = {folders}\n{FULL_DISK}"
     command = [*prefix, sys.executable, "-c", code, str(folder), "8"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
     text = f"OSError: The checkpoint of step 3 could not be written to {folder}: "

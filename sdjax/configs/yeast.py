@@ -2,8 +2,8 @@
 
     python train.py
 
-2 CPU cores: under a minute, 1.3 GB. Test mAP .5386 ± .0020, micro-F1 .6575 ± .0008 over 5 seeds; one
-network (--config.model.members=1): .5310 ± .0015, .6556 ± .0024 (`python benchmarks/yeast.py`).
+2 CPU cores: under a minute, 1.3 GB. Test: mAP .5386 ± .0020, micro-F1 .6575 ± .0008 over 5 seeds;
+one network (--config.model.members=1): .5310 ± .0015, .6556 ± .0024 (`python benchmarks/yeast.py`).
 Hyperparameters are those of `own_data.py`, chosen on validation; the model that is tested is
 trained anew on train and validation together.
 """

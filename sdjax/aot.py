@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 from sdjax import data as data_lib
 from sdjax._src import stop
 from sdjax.config import Config, check, sized
 from sdjax.configs import run_with_config
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 from sdjax.forecast.forecast import Forecast, forecast
 from sdjax.forecast.topology import NOTES, topology
 from sdjax.training.recipes import make_phases
@@ -45,8 +45,7 @@ HEADER = (
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     jax.config.update("jax_platforms", "cpu")  # of libtpu and CUDA, the compilers alone are wanted
     config: Config = flags.FLAGS.config
     with ending_in_a_line():

@@ -12,7 +12,7 @@ from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import read_inputs
 from sdjax.data.dataset import read_labelled
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 from sdjax.training import Gallery, load
 from sdjax.training.gallery import SPACES, SUFFIXES
 from sdjax.training.workdir import SPLITS
@@ -21,8 +21,7 @@ FLAGS = flags.FLAGS
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     logging.set_verbosity(logging.WARNING)
     with ending_in_a_line():
         source = FLAGS.input and Path(FLAGS.input)

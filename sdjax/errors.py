@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 
 class InputError(ValueError):
@@ -16,3 +16,15 @@ def ending_in_a_line() -> Iterator[None]:
         yield
     except (OSError, InputError) as error:
         sys.exit(f"Error: {error}")
+
+
+def check_no_words(argv: Sequence[str]) -> None:
+    """Raises absl's UsageError, which shows how a command is used, if words are left of `argv`.
+
+    Args:
+      argv: the command and what its flags did not take.
+    """
+    if argv[1:]:
+        from absl import app
+
+        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")

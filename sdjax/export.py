@@ -20,7 +20,7 @@ from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import Preprocess, TextPreprocess
 from sdjax.data.tokens import are_tokens, with_padding
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 from sdjax.models import registry
 from sdjax.training import Predictor, load
 
@@ -34,8 +34,7 @@ _LARGEST = (1 << 31) - (1 << 24)  # bytes: the format's limit, less room for the
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     logging.set_verbosity(logging.WARNING)
     with ending_in_a_line():
         about = export(Path(FLAGS.workdir), Path(FLAGS.output), platforms=FLAGS.platforms)

@@ -11,7 +11,7 @@ from absl import app, flags, logging
 from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import read_inputs
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 from sdjax.training import load
 
 FLAGS = flags.FLAGS
@@ -19,8 +19,7 @@ SUFFIXES = (".npz", ".csv", ".parquet", ".jsonl")
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     logging.set_verbosity(logging.WARNING)
     with ending_in_a_line():
         count = predict(

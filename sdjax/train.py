@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 from rich.console import Console
 
@@ -17,6 +17,7 @@ from sdjax import __version__
 from sdjax._src import stop
 from sdjax.config import Config, candidates, overrides, without_overrides
 from sdjax.configs import run_with_config, typed_command
+from sdjax.errors import check_no_words
 
 if TYPE_CHECKING:
     from sdjax.training import Setup
@@ -40,8 +41,7 @@ def run() -> None:
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     logging.set_verbosity(logging.WARNING)
     # What was typed holds for every candidate.
     config = without_overrides(flags.FLAGS.config, overrides(sys.argv[1:], Config))

@@ -20,7 +20,7 @@ from absl import app, flags
 
 from sdjax._src import stop
 from sdjax.data import csv_tables
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 
 STAY = "patientunitstayid"
 # Table: the columns whose values are words.
@@ -150,8 +150,7 @@ def _drawn(persons: np.ndarray, share: float, seed: int) -> np.ndarray:
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     given = flags.FLAGS
     with ending_in_a_line():
         sizes = write(

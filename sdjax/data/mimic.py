@@ -22,12 +22,13 @@ from typing import Any
 
 from absl import app, flags
 
+from sdjax import writing
 from sdjax._src import stop
 from sdjax.checks import one_of
 from sdjax.data import csv_tables, icd
 from sdjax.data.mimic_splits import SPLITS, read_splits
 from sdjax.data.note_store import NoteStore
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 
 CODES = "codes.txt"
 DESCRIPTIONS = "codes.tsv"
@@ -251,8 +252,7 @@ def _write_descriptions(path: Path, task: Task, folders: Sequence[Path], labels:
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     given = flags.FLAGS
     with ending_in_a_line():
         summary = write(
@@ -262,9 +262,7 @@ def main(argv: list[str]) -> None:
             Path(given.output),
             raw_text=given.raw_text,
         )
-    for name, count in summary.items():
-        print(f"{count:>9,}  {name}")
-    print(f"Wrote {given.output}")
+    writing.tell(summary, given.output)
 
 
 if __name__ == "__main__":

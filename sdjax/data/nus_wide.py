@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from absl import app, flags
 
+from sdjax import writing
 from sdjax._src import stop
 from sdjax.data.examples import listing
-from sdjax.errors import InputError, ending_in_a_line
+from sdjax.errors import InputError, check_no_words, ending_in_a_line
 
 SPLITS = {"train": "Train", "test": "Test"}
 
@@ -145,8 +146,7 @@ def _write(path: Path, images: list[str], labels: np.ndarray, names: list[str]) 
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     given = flags.FLAGS
     with ending_in_a_line():
         sizes = write(
@@ -155,9 +155,7 @@ def main(argv: list[str]) -> None:
             Path(given.output),
             labelled_only=given.labelled_only,
         )
-    for name, count in sizes.items():
-        print(f"{count:>9,}  {name}")
-    print(f"Wrote {given.output}")
+    writing.tell(sizes, given.output)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import flags, logging
 from ml_collections import config_flags
 
 from sdjax import __version__
@@ -21,7 +21,7 @@ from sdjax import config as config_lib
 from sdjax._src import stop
 from sdjax.config import Config
 from sdjax.configs import run_with_config, typed_command, with_paths
-from sdjax.errors import InputError
+from sdjax.errors import InputError, check_no_words
 from sdjax.study import plan as plan_lib
 from sdjax.study import space as space_lib
 
@@ -128,8 +128,7 @@ def spread(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: list[str]) -> None:
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {' '.join(argv[1:])}")
+    check_no_words(argv)
     logging.set_verbosity(logging.WARNING)
     given = flags.FLAGS
     name = Path(config_flags.get_config_filename(given["config"])).stem

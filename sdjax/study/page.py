@@ -76,7 +76,7 @@ class _Report:
     ) -> None:
         """Adds a figure, if there is one; of very many `marks` it is not SVG, which were large."""
         if figure is not None:
-            file = f"{name}.png" if marks else f"{name}.svg"
+            file = re.sub(r"\W+", "_", name) + (".png" if marks else ".svg")
             (figures.save_small if marks else figures.save)(figure, self.folder / file)
             self.figures.append(file)
             self.add(f"![{plain(alt)}]({file})", f"*{plain(caption)}*")
@@ -247,20 +247,19 @@ def _data_set(report: _Report, data: str) -> None:
         for m in methods
     ]
     report.add(table(["method", *report.metrics, "runs", "seconds"], rows))
-    name = re.sub(r"\W+", "_", data)
     caption = (
         "Large dots are means, lines their 95 % intervals, pale dots runs. Gray: models of "
         "scikit-learn, untuned. Axes do not begin at 0."
     )
     figure = figures.intervals(frame, data, report.drawn, report.summaries)
-    report.draw(f"results_{name}", figure, f"Results on {data}", caption)
+    report.draw(f"results_{data}", figure, f"Results on {data}", caption)
     if report.groups:
         caption = (
             "mAP over thirds of the labels: the most frequent ones in train, those in the middle, "
             "and the rarest."
         )
         figure = figures.intervals(frame, data, report.groups, report.summaries)
-        report.draw(f"frequency_{name}", figure, f"mAP by label frequency on {data}", caption)
+        report.draw(f"frequency_{data}", figure, f"mAP by label frequency on {data}", caption)
         rows = [_means(report, data, method, report.groups) for method in methods]
         report.add(_folded("The same as a table", table(["method", *report.groups], rows)))
 
@@ -269,7 +268,6 @@ def _gradients(report: _Report, data: str, seen: Seen) -> None:
     """Which relations of a pair each loss pulls together and pushes apart."""
     if not seen.losses:
         return
-    name = re.sub(r"\W+", "_", data)
     at = "" if seen.temperature is None else f" at a temperature of {seen.temperature:.3g}"
     caption = (
         "Whom each loss pulls together, and whom it pushes apart, by the relation of a pair: the "
@@ -282,7 +280,7 @@ def _gradients(report: _Report, data: str, seen: Seen) -> None:
     if seen.left_out:
         caption += f" Left out: {', '.join(seen.left_out)}."
     figure = gradients.gradient_shares(seen.counts, seen.losses)
-    report.draw(f"gradients_{name}", figure, f"Gradient by relation on {data}", caption)
+    report.draw(f"gradients_{data}", figure, f"Gradient by relation on {data}", caption)
     common_pairs = gradients.of_counts(seen.counts)
     rows = [
         [plain(loss), direction]
@@ -307,8 +305,7 @@ def _maps(report: _Report, data: str, seen: Seen) -> None:
     )
     title = f"anchor: {common.set_names(seen.anchor_labels, 90)}"
     figure = figures.relation_maps({**before, **seen.after}, seen.anchor, seen.codes, title)
-    name = re.sub(r"\W+", "_", data)
-    report.draw(f"maps_{name}", figure, f"Maps of {data}, {title}", caption, marks=True)
+    report.draw(f"maps_{data}", figure, f"Maps of {data}, {title}", caption, marks=True)
 
 
 def _means(report: _Report, data: str, method: str, titles: Iterable[str]) -> list[str]:
@@ -362,8 +359,8 @@ def _sensitivity(report: _Report, axes: Sequence[str]) -> None:
     found = {title: report.summaries[title] for title in report.drawn}
     for axis in numeric:
         caption = f"Mean and 95 % interval along {axis}; a line joins what differs in it alone."
-        name, figure = re.sub(r"\W+", "_", axis), figures.curves(report.frame, axis, found)
-        report.draw(f"along_{name}", figure, f"Along {axis}", caption)
+        figure = figures.curves(report.frame, axis, found)
+        report.draw(f"along_{axis}", figure, f"Along {axis}", caption)
 
 
 def _factors(report: _Report) -> None:

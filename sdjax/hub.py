@@ -36,7 +36,7 @@ def local(origin: str) -> Path:
     except ImportError as error:
         raise InputError(
             f"{origin}: no such file or folder; to fetch it from the hub needs the package "
-            "huggingface_hub: pip install 'sdjax[text]'."
+            "huggingface_hub: pip install 'sdjax[text]' or 'sdjax[images]'."
         ) from error
     try:
         folder = snapshot_download(name, revision=revision or None, allow_patterns=list(_FETCHED))

@@ -130,7 +130,8 @@ def _opened(file: Path) -> Any:
         from safetensors import safe_open
     except ImportError as error:
         raise InputError(
-            f"{file}: to read it needs the package safetensors: pip install 'sdjax[text]'."
+            f"{file}: to read it needs the package safetensors: "
+            "pip install 'sdjax[text]' or 'sdjax[images]'."
         ) from error
     try:
         return safe_open(file, framework="np")

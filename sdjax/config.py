@@ -325,7 +325,8 @@ class Config:
     seed: int = number(0, least=0)
     batch_size: int = number(256, least=0)  # 0 suits the data
     drop_remainder: bool = False  # False spreads rows evenly, padded; True drops some
-    microbatches: int = count(1)  # parts of a batch that pass the network one after another
+    # Parts of a batch that pass the network one after another; 0: one, of long texts more.
+    microbatches: int = number(0, least=0)
     contrastive_weight: float = number(0.1, least=0)  # recipe "joint"
     label_smoothing: float = share(0.0)  # of the supervised term: labels become s/2 and 1 - s/2
     data: DataConfig = field(default_factory=DataConfig)
@@ -604,7 +605,7 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     if config.data.examples_per_label and batch_size > num_examples:
         batch_size = 0
     if not batch_size:
-        parts = num_devices * config.microbatches
+        parts = num_devices * max(config.microbatches, 1)
         most = 64 if encoder in PUBLISHED else 512
         batch_size = min(max(_power_of_two_below(num_examples // 8), 32), most, num_examples)
         batch_size = max(batch_size - batch_size % parts, parts)

@@ -71,6 +71,24 @@ def two_devices():
         yield
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Leaves the figures of reports empty: to build and to draw them takes most of the time."""
+    from matplotlib.figure import Figure
+
+    from sdjax.report import curves, embedding, figures, label_scatter, pairs
+
+    for module, name in (
+        (curves, "learning_curves"),
+        (pairs, "relation_shares"),
+        (pairs, "relation_weights"),
+        (label_scatter, "label_scatter"),
+        (embedding, "embedding_map"),
+    ):
+        monkeypatch.setattr(module, name, lambda *_: Figure())
+    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+
+
 @pytest.fixture(autouse=True)
 def strict_numerics(request):
     """Runs the loss tests in 64 bits, with implicit rank and dtype promotion forbidden."""

@@ -1,15 +1,37 @@
 """Batches in parts, of which one at a time is in memory."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax.sharding import NamedSharding, PartitionSpec
 
+from sdjax.config import Config
+from sdjax.data.tokens import are_tokens
 from sdjax.training.mesh import Mesh, batch_axes
 
 Array = jax.Array
 Function = Callable[[Any, Array | None, Any], tuple[Any, Any]]
+
+# Attention scores, for each head, of the tokens that pass a network at once on a device: those of
+# 128 texts of 128 tokens. Both views of 64 texts of 384 tokens would have nine times as many.
+MOST_SCORES = 128 * 128**2
+
+
+def num_microbatches(config: Config, x: Any, mesh: Mesh) -> int:
+    """Parts of the batch `x`: those of the config or, where it leaves them open, 1.
+
+    Of long texts, whose attention grows with the square of their length, so many that each part
+    has at most `MOST_SCORES`.
+    """
+    if config.microbatches or not are_tokens(x):
+        return max(config.microbatches, 1)
+    rows, width = x["ids"].shape
+    rows //= mesh.size
+    scores = rows * width * min(config.model.segment_length or width, width)
+    needed = min(math.ceil(scores / MOST_SCORES), rows)
+    return next(parts for parts in range(needed, rows + 1) if rows % parts == 0)
 
 
 def in_microbatches(function: Function, microbatches: int, mesh: Mesh) -> Function:

@@ -19,7 +19,7 @@ from sdjax.labels import LabelIndices, num_classes, num_rows
 from sdjax.models import Model
 from sdjax.training import momentum_queue
 from sdjax.training.mesh import Mesh, batch_axes
-from sdjax.training.microbatches import in_microbatches
+from sdjax.training.microbatches import in_microbatches, num_microbatches
 from sdjax.training.recipes import Phase
 from sdjax.training.state import Aux, Weights
 from sdjax.training.supervised import elementwise_loss
@@ -225,7 +225,8 @@ class Objective:
 
         if not (wants_z or wants_logits):
             return {}, weights.variables
-        of_batch = in_microbatches(of_rows, self.config.microbatches, self.mesh)
+        microbatches = num_microbatches(self.config, rows["x"], self.mesh)
+        of_batch = in_microbatches(of_rows, microbatches, self.mesh)
         return of_batch(rows, dropout, weights.variables)
 
     def _contrast(self, weights: Weights, z: Array, rows: Batch, candidates: Any) -> Metrics:

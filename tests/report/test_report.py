@@ -52,8 +52,8 @@ def make_inputs(examples=80, labels=5, dim=6, rate=0.4, seed=0, **changes):
 
 
 @pytest.fixture
-def undrawn(monkeypatch):
-    """Leaves the figures empty, for tests of the text: drawing takes most of the time."""
+def unsaved(monkeypatch):
+    """Builds the figures, and leaves their files empty."""
     monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
 
 
@@ -90,14 +90,14 @@ def test_the_same_inputs_give_the_same_report(coarse, tmp_path):
         assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
 
 
-def test_writing_again_takes_figures_away_that_no_longer_apply(tmp_path, undrawn):
+def test_writing_again_takes_figures_away_that_no_longer_apply(tmp_path, unsaved):
     report.write_report(tmp_path, make_inputs())
     path = report.write_report(tmp_path, make_inputs(history=[]))
     assert written_figures(path) == FIGURES - {report.LEARNING}
     assert "no learning curves" in path.read_text(encoding="utf-8")
 
 
-def test_collapsed_embeddings_are_said_to_be(tmp_path, undrawn):
+def test_collapsed_embeddings_are_said_to_be(tmp_path, unsaved):
     path = report.write_report(tmp_path, make_inputs(test_embeddings=np.ones((80, 6), np.float32)))
     assert report.MAP not in written_figures(path)
     assert "the encoder has collapsed" in path.read_text(encoding="utf-8")
@@ -119,7 +119,7 @@ def test_shapes_at_the_edge(coarse, tmp_path, shape, left_out):
     assert written_figures(path) == FIGURES - left_out
 
 
-def test_an_empty_training_set_and_no_results(tmp_path, undrawn):
+def test_an_empty_training_set_and_no_results(tmp_path, unsaved):
     inputs = make_inputs(train_labels=np.zeros((0, 5)), results={}, config={}, history=[])
     path = report.write_report(tmp_path, inputs)
     assert written_figures(path) == {report.LABELS, report.MAP}
@@ -227,7 +227,7 @@ def test_label_indices_give_the_report_of_multi_hot_labels(coarse, tmp_path):
         assert (first.parent / name).read_bytes() == (second.parent / name).read_bytes()
 
 
-def test_a_report_of_many_labels_holds_nothing_as_large_as_the_scores(tmp_path, undrawn):
+def test_a_report_of_many_labels_holds_nothing_as_large_as_the_scores(tmp_path, unsaved):
     labels, rng = 20_000, np.random.default_rng(0)
     scores = rng.random((500, labels), np.float32)
     inputs = make_inputs(
@@ -322,7 +322,7 @@ def test_thresholds_are_told_with_what_they_were_tuned_for(tmp_path, undrawn):
     assert "Tuned threshold" not in text_of(tmp_path)
 
 
-def test_projections_have_a_map_and_similarities_of_their_own(coarse, tmp_path):
+def test_projections_have_a_map_and_similarities_of_their_own(tmp_path, undrawn):
     z = np.random.default_rng(1).normal(size=(80, 3))
     text = text_of(tmp_path, test_projections=z)
     assert written_figures(tmp_path / "report" / "report.md") == {*FIGURES, report.PROJECTION_MAP}
@@ -342,7 +342,7 @@ def test_projections_have_a_map_and_similarities_of_their_own(coarse, tmp_path):
     assert written_figures(tmp_path / "report" / "report.md") == FIGURES
 
 
-def test_collapsed_projections_are_said_to_be(tmp_path, undrawn):
+def test_collapsed_projections_are_said_to_be(tmp_path, unsaved):
     text = text_of(tmp_path, test_projections=np.ones((80, 6)))
     assert "**the projection has collapsed**" in text
     assert "the encoder has collapsed" not in text

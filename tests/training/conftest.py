@@ -2,19 +2,9 @@ import copy
 
 import jax
 import pytest
-from matplotlib.figure import Figure
 from pods import write_toy_files
 
 from sdjax.config import Config
-from sdjax.report import curves, embedding, figures, label_scatter, pairs
-
-FIGURES = (
-    (curves, "learning_curves"),
-    (pairs, "relation_shares"),
-    (pairs, "relation_weights"),
-    (label_scatter, "label_scatter"),
-    (embedding, "embedding_map"),
-)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,11 +20,8 @@ def compilation_cache(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """Leaves the figures of reports empty: what they show is tested elsewhere."""
-    for module, name in FIGURES:
-        monkeypatch.setattr(module, name, lambda *_: Figure())
-    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+def without_figures(undrawn):
+    """Runs are tested here, not what their reports show."""
 
 
 @pytest.fixture(scope="session")

@@ -11,16 +11,17 @@ import pytest
 from flax import nnx
 from published_models import FOLDER, copy
 
-from sdjax.config import Config
+from sdjax.config import Config, replaced
 from sdjax.configs.text import get_config
 from sdjax.errors import InputError
 from sdjax.models import bert, pretrained
 from sdjax.predict import predict
-from sdjax.training import load, make_setup, score, train
+from sdjax.training import load, make_setup, microbatches, objective, score, train
 from sdjax.training import run as run_module
 from sdjax.training.evaluate import make_forward, run_model
 from sdjax.training.logbook import read_records
 from sdjax.training.mesh import make_mesh
+from sdjax.training.microbatches import in_microbatches, num_microbatches
 from sdjax.training.selection import select
 from sdjax.training.step import make_train_step
 from sdjax.training.workdir import read_selection
@@ -175,6 +176,47 @@ def test_devices_share_a_batch(config, one_width):
     one, two = (state_of(config, devices=count) for count in (1, 2))
     for a, b in zip(jax.tree.leaves(one.params), jax.tree.leaves(two.params)):
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "changes", "wanted"),
+    [
+        (128, 128, {}, 1),
+        (128, 192, {}, 4),
+        (128, 384, {}, 16),
+        (100, 256, {}, 4),
+        (7, 512, {}, 1),
+        (11, 1024, {}, 11),
+        (128, 384, {"microbatches": 1}, 1),
+        (128, 64, {"microbatches": 2}, 2),
+        (64, 3072, {"model.segment_length": 128}, 16),
+    ],
+)
+def test_long_texts_pass_in_parts(rows, width, changes, wanted):
+    tokens = {"ids": np.zeros((rows, width), np.int32), "mask": np.ones((rows, width), bool)}
+    config = replaced(Config(), changes)
+    assert num_microbatches(config, tokens, make_mesh(devices=jax.devices()[:1])) == wanted
+    if "microbatches" not in changes:
+        assert num_microbatches(config, np.zeros((rows, width)), make_mesh()) == 1
+
+
+def test_parts_of_long_texts_leave_the_step_as_it_is(config, one_width, monkeypatch):
+    config.model.projection_dim = 4  # of no other test: the step is compiled anew
+    config.supervise.optimizer, config.supervise.learning_rate = "sgd", 0.01
+    config.supervise.epochs = 1
+    config.microbatches, parts = 1, []
+    whole = state_of(config)
+    monkeypatch.setattr(microbatches, "MOST_SCORES", 8 * 8 * 8)
+    monkeypatch.setattr(
+        objective,
+        "in_microbatches",
+        lambda function, count, mesh: parts.append(count) or in_microbatches(function, count, mesh),
+    )
+    config.microbatches = 0
+    in_parts = state_of(config)
+    assert set(parts) == {2, 4}  # one view, and two, of 16 texts of 8 tokens
+    for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(in_parts.params)):
+        np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4)
 
 
 def test_a_step_is_compiled_for_each_width(config):

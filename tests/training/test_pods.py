@@ -14,7 +14,8 @@ from sdjax.training.workdir import read_config
 
 PER_EPOCH = 5
 SHAPES = ("1x8", "2x4", "4x2")
-MORE_PLANS = (
+PLANS = (
+    (1, "SIGKILL@step:7"),
     (0, "SIGKILL@step:3"),
     (0, "SIGKILL@write:4"),
     (1, "SIGKILL@write:5"),
@@ -49,6 +50,7 @@ def check(toy_files, alone, workdir, shape, **options):
     return pod
 
 
+@pytest.mark.slow
 def test_two_processes_choose_as_one(toy_files, tmp_path):
     overrides = {
         "recipe": "bce", "supervise.epochs": 2, "supervise.learning_rate": 0.01, "refit": True,
@@ -125,10 +127,8 @@ def test_a_run_goes_through_every_shape(toy_files, alone, tmp_path):
     assert_each_row_once_an_epoch(batches)
 
 
-@pytest.mark.parametrize(
-    ("victim", "plan"),
-    [(1, "SIGKILL@step:7"), *(pytest.param(*plan, marks=pytest.mark.slow) for plan in MORE_PLANS)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("victim", "plan"), PLANS)
 def test_one_is_killed_and_all_end_and_resume(toy_files, pair, tmp_path, victim, plan):
     """To the bit: process 0 runs the coordinator too."""
     workdir = tmp_path / "run"

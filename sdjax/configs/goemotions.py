@@ -8,7 +8,7 @@ train, 5,426 validation and 5,427 test comments. BERT of the Hugging Face hub, f
 and at the learning rate of the authors of the data (Demszky et al. 2020), with the SD loss beside
 cross-entropy; --config.model.weights=FOLDER takes another. Not measured here with this encoder:
 there was no network and no accelerator (`python benchmarks/goemotions.py` trains a small one on
-files).
+files: test mAP .517 after an epoch, see docs/evidence.md).
 """
 
 from sdjax.config import Config, DataConfig

@@ -357,6 +357,11 @@ class Config:
     # What is tuned on validation for the decisions on test: one threshold, or one for each label.
     thresholds: str = choice("global", ("global", "per_label"))
 
+    @property
+    def least_microbatches(self) -> int:
+        """Parts that every batch must divide into: `microbatches`, or 1 where that is open."""
+        return max(self.microbatches, 1)
+
 
 def check(config: Config) -> None:
     """Raises InputError, naming the field, for a value that no run can have."""
@@ -605,7 +610,7 @@ def sized(config: Config, num_examples: int, input_spec: Any, num_devices: int) 
     if config.data.examples_per_label and batch_size > num_examples:
         batch_size = 0
     if not batch_size:
-        parts = num_devices * max(config.microbatches, 1)
+        parts = num_devices * config.least_microbatches
         most = 64 if encoder in PUBLISHED else 512
         batch_size = min(max(_power_of_two_below(num_examples // 8), 32), most, num_examples)
         batch_size = max(batch_size - batch_size % parts, parts)

@@ -53,7 +53,7 @@ def forecast(
       InputError: if batch, queue and mesh do not fit each other and the number of devices.
     """
     mesh = make_mesh(config.mesh, devices)
-    check_batch_size(config.batch_size, config.batch_size, config.microbatches, mesh)
+    check_batch_size(config.batch_size, config.batch_size, config.least_microbatches, mesh)
     momentum_queue.check(config)
     placed = list(mesh.devices.flat)
     asked = Cost(chip, hosts_of(placed), peak=0.0)

@@ -102,7 +102,7 @@ def evaluation_batch_size(config: Config, num_examples: int, mesh: Mesh) -> int:
     if config.queue.size:
         return config.batch_size
     most = min(config.batch_size, num_examples, _MOST_EVALUATED)
-    parts = mesh.size * max(config.microbatches, 1)
+    parts = mesh.size * config.least_microbatches
     return -(-most // parts) * parts
 
 
@@ -122,7 +122,7 @@ def check_batch_size(batch_size: int, num_examples: int, microbatches: int, mesh
             f"batch_size must be from 1 to the {num_examples} examples of the train split, "
             f"got {batch_size}."
         )
-    parts = mesh.size * max(microbatches, 1)
+    parts = mesh.size * microbatches
     if batch_size % parts:
         of = f"{mesh.size} devices" + (f" × {microbatches} microbatches" * (microbatches > 1))
         lower = batch_size - batch_size % parts

@@ -26,7 +26,7 @@ def num_microbatches(config: Config, x: Any, mesh: Mesh) -> int:
     has at most `MOST_SCORES`.
     """
     if config.microbatches or not are_tokens(x):
-        return max(config.microbatches, 1)
+        return config.least_microbatches
     rows, width = x["ids"].shape
     rows //= mesh.size
     scores = rows * width * min(config.model.segment_length or width, width)

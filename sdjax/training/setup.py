@@ -153,7 +153,7 @@ def make_setup(
     config = config_lib.sized(config, len(train), dataset.input_spec, mesh.size)
     sizes = {name: len(getattr(dataset, name)) for name in ("train", "validation", "test")}
     check_equal({**config_lib.flat(config), **sizes, "labels": dataset.num_classes})
-    check_batch_size(config.batch_size, len(train), config.microbatches, mesh)
+    check_batch_size(config.batch_size, len(train), config.least_microbatches, mesh)
     config = with_enough_epochs(config, _steps_per_epoch(config, dataset))
     momentum_queue.check(config)
     single = config.loss.name == "supcon" and config.loss.rows == "examples"

@@ -225,6 +225,13 @@ def beginner(
 
 def abstract(config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state in `phase`."""
+    return _abstract(config, registry.ENCODERS[config.model.encoder], spec, phase, mesh)
+
+
+@functools.lru_cache(maxsize=128)
+def _abstract(
+    config: Config, encoder: registry.Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
+) -> TrainState:
     shapes = jax.eval_shape(lambda: init_state(config, spec, phase, jax.random.key(0)))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

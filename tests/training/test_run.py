@@ -170,7 +170,7 @@ def test_records_hold_train_and_validation_numbers(toy_config, tmp_path):
 
 
 def test_signals_save_and_the_next_run_ends_the_same(toy_config, tmp_path, monkeypatch):
-    toy_config.recipe = "finetune"
+    toy_config.recipe, toy_config.checkpoint_every = "finetune", 4
     toy_config.pretrain.ema_decay = 0.9
     whole = results_of(toy_config, tmp_path / "whole")
     finite_means = run_module.finite_means
@@ -341,7 +341,7 @@ def test_non_finite_loss_names_the_step_and_keeps_what_is_saved(toy_config, tmp_
         return wrapped
 
     monkeypatch.setattr(run_module, "make_train_step", poisoned)
-    toy_config.log_every = 50
+    toy_config.log_every, toy_config.checkpoint_every = 50, 3
     with pytest.raises(NonFiniteLossError, match="The loss is nan at step 5 .phase 'joint'"):
         train_all(toy_config, tmp_path)
     monkeypatch.undo()

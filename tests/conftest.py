@@ -16,6 +16,7 @@ import hypothesis
 import jax
 import pytest
 from compilation import compile_quickly
+from drawing import leave_figures_empty
 
 # Deterministic runs: a failure seen once is seen again, and nothing is written to disk.
 hypothesis.settings.register_profile("sdjax", deadline=None, derandomize=True, print_blob=False)
@@ -73,20 +74,7 @@ def two_devices():
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    """Leaves the figures of reports empty: to build and to draw them takes most of the time."""
-    from matplotlib.figure import Figure
-
-    from sdjax.report import curves, embedding, figures, label_scatter, pairs
-
-    for module, name in (
-        (curves, "learning_curves"),
-        (pairs, "relation_shares"),
-        (pairs, "relation_weights"),
-        (label_scatter, "label_scatter"),
-        (embedding, "embedding_map"),
-    ):
-        monkeypatch.setattr(module, name, lambda *_: Figure())
-    monkeypatch.setattr(figures, "save", lambda figure, path: path.touch())
+    leave_figures_empty(monkeypatch.setattr)
 
 
 @pytest.fixture(autouse=True)

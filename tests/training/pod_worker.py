@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 from compilation import compile_quickly
+from drawing import leave_figures_empty
 
 import sdjax.data.batches as batches
 from sdjax.training import run
@@ -44,7 +45,7 @@ def work(
       plan: "" or SIGNAL@PLACE:NUMBER, for a signal that the process sends to itself at the NUMBERth
         training batch ("step") or evaluation batch ("evaluation"), or while the first checkpoint
         after that training batch is being written ("write").
-      report: whether the run writes its report.
+      report: whether the run writes its report, without figures.
       arguments: of `train.py`.
       environment: variables that it finds.
       settings: of jax, which has been imported before.
@@ -59,7 +60,9 @@ def work(
         jax.config.update(name, value)
     sys.argv = ["train.py", *arguments]
     observe(diary, plan)
-    if not report:
+    if report:
+        leave_figures_empty()
+    else:
         run.write_report = lambda *_: None
     compile_quickly()
     try:

@@ -69,7 +69,7 @@ class Pod:
       flags: further arguments of process k, by k.
       environments: by k; of a scheduler that tells processes who they are.
       cache: folder of compiled programs.
-      report: whether the run writes its report, which takes as long as the rest of it.
+      report: whether the run writes its report, which takes long.
       overrides: fields of the config.
     """
 

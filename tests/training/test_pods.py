@@ -27,7 +27,8 @@ PLANS = (
 @pytest.fixture(scope="module")
 def alone(toy_files, tmp_path_factory):
     """The run of one process with one device."""
-    return Pod(toy_files, tmp_path_factory.mktemp("alone") / "run", "1x1").finish()
+    workdir = tmp_path_factory.mktemp("alone") / "run"
+    return Pod(toy_files, workdir, "1x1", checkpoint_every=10).finish()
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +74,7 @@ def test_two_processes_choose_as_one(toy_files, tmp_path):
 def test_two_processes_run_as_one(toy_files, alone, tmp_path):
     assert_each_row_once_an_epoch(alone.rows_read())
     overrides = {"mesh.fsdp": 2, "report.baselines": True, "report.baseline_seconds": 200}
+    overrides["checkpoint_every"] = 10
     pod = check(toy_files, alone, tmp_path / "run", "2x2", report=True, **overrides)
     # Each reads its share: of a batch of 16 with 2 rows of padding at its end, the last 8.
     lines = map(json.loads, pod.path(1, "diary").read_text().splitlines())
@@ -114,7 +116,7 @@ def chain(toy_files, workdir, links, **overrides):
 def test_a_stopped_run_goes_on_with_other_processes_and_devices(toy_files, alone, tmp_path):
     """SIGTERM to one process stops all after the same step; no row is skipped or read twice."""
     links = [("2x1", 3), ("1x2", 0)]
-    batches = chain(toy_files, tmp_path / "run", links)
+    batches = chain(toy_files, tmp_path / "run", links, checkpoint_every=10)
     assert_same_run(alone.workdir, tmp_path / "run", rtol=1e-4)
     assert_each_row_once_an_epoch(batches)
 

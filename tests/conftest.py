@@ -32,14 +32,21 @@ OPTIMIZED_TESTS = ("test_losses_transforms", "test_metrics", "test_forecast")
 TESTS_OF_DEFAULTS = ("test_losses_float32",)
 
 
+def is_quick(item):
+    return not item.path.name.startswith((*OPTIMIZED_TESTS, *TESTS_OF_DEFAULTS))
+
+
 def pytest_xdist_auto_num_workers(config):
     """Three on two cores: some tests wait for other processes."""
     return max(3, os.cpu_count() or 1)
 
 
 def pytest_collection_modifyitems(items):
-    """The files that take longest go first, so that all workers end together."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+    """The files that take longest go early, so that all workers end together.
+
+    Before them go those that are compiled as users compile: all else is forgotten in between.
+    """
+    items.sort(key=lambda item: (is_quick(item), "training" not in item.path.parts))
 
 
 def pytest_collection_finish():
@@ -54,7 +61,7 @@ def spare_the_old():
 
 @pytest.fixture(scope="module", autouse=True)
 def compilation(request):
-    compile_quickly(not request.path.name.startswith((*OPTIMIZED_TESTS, *TESTS_OF_DEFAULTS)))
+    compile_quickly(is_quick(request))
     yield
     spare_the_old()
 

@@ -119,6 +119,13 @@ def _size(state: TrainState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
+def is_of_vectors(dataset: data_lib.Dataset) -> bool:
+    """Whether the baselines take its inputs."""
+    spec = dataset.input_spec
+    vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
+    return vectors and np.issubdtype(spec.dtype, np.floating)
+
+
 def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -> dict[str, Any]:
     """Tests a model of scikit-learn that is fitted on train, or with `refit` on validation too.
 
@@ -129,10 +136,8 @@ def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -
     Raises:
       InputError: if its inputs are no vectors.
     """
-    spec = dataset.input_spec
-    vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
-    if not (vectors and np.issubdtype(spec.dtype, np.floating)):
-        raise InputError(f"The baselines are for vectors, not for inputs {spec}.")
+    if not is_of_vectors(dataset):
+        raise InputError(f"The baselines are for vectors, not for inputs {dataset.input_spec}.")
     refit = refit and dataset.few is None
     splits = [getattr(dataset, split) for split in SPLITS]
     rows = [source.inputs(np.arange(len(source))) for source in splits]

@@ -236,6 +236,7 @@ class _Study:
                 known.append((job, entry))
                 self.forecast.saw(job.data, job.method.name, entry["seconds"])
         self._check_data(todo, known)
+        todo = self._without_impossible(todo)
         if known:
             self._say(f"{len(known)} of {len(known) + len(todo)} runs are there.")
         with StudyProgress(len(todo), self.console) as progress:
@@ -260,6 +261,16 @@ class _Study:
         for name in dict.fromkeys(job.data for job in todo):
             dataset = self.data.dataset(self.plan.data[name].config)
             runs.check_data(name, dataset, [entry for job, entry in known if job.data == name])
+
+    def _without_impossible(self, todo: list[Job]) -> list[Job]:
+        """`todo` without the baselines of data sets that they do not take."""
+        datasets = dict.fromkeys(job.data for job in todo if job.method.baseline)
+        for name in datasets:
+            dataset = self.data.dataset(self.plan.data[name].config)
+            if not runs.is_of_vectors(dataset):
+                self._say(f"No baselines on {name}: they take vectors, not {dataset.input_spec}.")
+                todo = [job for job in todo if job.data != name or not job.method.baseline]
+        return todo
 
     def _sample(self, name: str) -> Any:
         """The rows of a data set that the report looks at, kept when the data set is let go."""

@@ -1,5 +1,6 @@
 """A whole study on small data: what is run, what is left on disk, and what goes on."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -254,6 +255,21 @@ def test_tuning_gives_each_method_as_many_trials(toy_config, tmp_path, monkeypat
     wider = dataclasses.replace(plan, grid={"recipe": ("joint", "bce", "probe")})
     assert len(study.run(wider, tmp_path / "w")) == 3
     assert [config.recipe for config in tried] == ["probe"] * 4
+
+
+def test_no_baselines_where_inputs_are_no_vectors(toy_config, tmp_path, capsys):
+    config = copy.deepcopy(toy_config)
+    config.augment.shift = 0
+    for split in ("train", "validation", "test"):
+        with np.load(getattr(config.data, split)) as file:
+            images, labels = file["x"].reshape(-1, 3, 2, 1), file["labels"]
+        np.savez(tmp_path / f"{split}.npz", x=images, labels=labels)
+        setattr(config.data, split, str(tmp_path / f"{split}.npz"))
+    # Too large a batch: what is run is not what is tested here.
+    plan = Plan({"images": DataSet(config)}, {"batch_size": ("1000",)}, baselines=("extra_trees",))
+    frame = study.run(plan, tmp_path / "study", console=Console(width=200, stderr=True))
+    assert list(frame["method"]) == ["batch_size=1000"]
+    assert "No baselines on images: they take vectors, not" in capsys.readouterr().err
 
 
 class _Setup:

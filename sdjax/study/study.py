@@ -18,6 +18,7 @@ from sdjax.study import runs, table, tuning
 from sdjax.study.plan import Method, Plan, command, folder_name, identity
 from sdjax.study.progress import Forecast, StudyProgress, headline
 from sdjax.training import Interrupted
+from sdjax.training.interrupt import sigterm_raises
 from sdjax.training.workdir import write_json
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 RUNS, TRIALS, TUNED, RELATIONS = "runs", "trials", "tuned.json", "relations"
 _TUNING_SHARE = 0.5  # of a budget
+_STOPPED = "in a run of the study; the same command goes on with it."
 
 
 class Job(NamedTuple):
@@ -86,7 +88,7 @@ def run(
     plan.check()
     _check_reference(plan, reference)
     workdir.mkdir(parents=True, exist_ok=True)
-    with _locked(workdir):
+    with _locked(workdir), sigterm_raises(_STOPPED):
         study = _Study(plan, workdir, budget, keep_checkpoints, console)
         try:
             study.tune()
@@ -316,8 +318,7 @@ class _Study:
             try:
                 yield
             except Interrupted as stopped:
-                text = "in a run of the study; the same command goes on with it."
-                raise Interrupted(stopped.signal, text) from None
+                raise Interrupted(stopped.signal, _STOPPED) from None
 
     def _in_time(self, keys: list[tuple[str, str]], share: float) -> bool:
         if self.budget is None:

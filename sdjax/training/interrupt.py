@@ -1,12 +1,16 @@
 """SIGTERM and Ctrl-C end a run after its current step, with all of it saved."""
 
+import contextlib
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
+
+from sdjax.training.errors import Interrupted
 
 
 class InterruptGuard:
@@ -47,3 +51,20 @@ class InterruptGuard:
     def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sigterm_raises(text: str) -> Iterator[None]:
+    """Has SIGTERM raise `Interrupted` with `text` where no run notes it, in the main thread."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        raise Interrupted(number, text)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

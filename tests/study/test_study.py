@@ -4,7 +4,9 @@ import copy
 import dataclasses
 import functools
 import json
+import os
 import shutil
+import signal
 import time
 
 import browser
@@ -161,6 +163,27 @@ def test_an_interrupted_study_goes_on(finished, plan, tmp_path, monkeypatch):
         study.run(plan, tmp_path)
     assert len(pd.read_parquet(tmp_path / "runs.parquet")) == 1
     pd.testing.assert_frame_equal(figures(study.run(plan, tmp_path)), figures(finished[1]))
+
+
+def test_sigterm_between_steps_leaves_the_table(toy_config, tmp_path, monkeypatch):
+    """As a scheduler sends it, here while a model of scikit-learn is fitted."""
+
+    def fit(*_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    monkeypatch.setattr(runs, "fit", lambda *_: {"results": {}})
+    monkeypatch.setattr(study, "headline", lambda entry: "")
+    monkeypatch.setattr(runs, "fit_baseline", fit)
+    plan = Plan({"toy": DataSet(toy_config)}, baselines=("nearest_neighbors",))
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.fail("SIGTERM would end the process"))
+    try:
+        with pytest.raises(Interrupted, match="SIGTERM in a run of the study; the same command"):
+            study.run(plan, tmp_path)
+        assert len(pd.read_parquet(tmp_path / "runs.parquet")) == 1
+        assert signal.getsignal(signal.SIGTERM).__name__ == "<lambda>"
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_data_that_changed_is_an_error(toy_config, tmp_path, monkeypatch):

@@ -108,6 +108,11 @@ def remarks(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def takes(inputs: Any) -> bool:
+    """Whether they can be fitted on inputs of that shape and dtype: on vectors of real numbers."""
+    return len(getattr(inputs, "shape", ())) == 1 and np.issubdtype(inputs.dtype, np.floating)
+
+
 def too_large(rows: int, features: int, labels: int) -> str:
     """A sentence where so many rows, fitted and tested ones, do not fit; "" where they do."""
     if rows * features <= MOST_INPUTS and rows * labels <= MOST_DECISIONS:

@@ -119,13 +119,6 @@ def _size(state: TrainState) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
-def is_of_vectors(dataset: data_lib.Dataset) -> bool:
-    """Whether the baselines take its inputs."""
-    spec = dataset.input_spec
-    vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
-    return vectors and np.issubdtype(spec.dtype, np.floating)
-
-
 def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -> dict[str, Any]:
     """Tests a model of scikit-learn that is fitted on train, or with `refit` on validation too.
 
@@ -136,7 +129,7 @@ def fit_baseline(dataset: data_lib.Dataset, name: str, seed: int, refit: bool) -
     Raises:
       InputError: if its inputs are no vectors.
     """
-    if not is_of_vectors(dataset):
+    if not baselines.takes(dataset.input_spec):
         raise InputError(f"The baselines are for vectors, not for inputs {dataset.input_spec}.")
     refit = refit and dataset.few is None
     splits = [getattr(dataset, split) for split in SPLITS]

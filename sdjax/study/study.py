@@ -266,11 +266,12 @@ class _Study:
 
     def _without_impossible(self, todo: list[Job]) -> list[Job]:
         """`todo` without the baselines of data sets that they do not take."""
-        datasets = dict.fromkeys(job.data for job in todo if job.method.baseline)
-        for name in datasets:
-            dataset = self.data.dataset(self.plan.data[name].config)
-            if not runs.is_of_vectors(dataset):
-                self._say(f"No baselines on {name}: they take vectors, not {dataset.input_spec}.")
+        from sdjax.report import baselines
+
+        for name in dict.fromkeys(job.data for job in todo if job.method.baseline):
+            inputs = self.data.dataset(self.plan.data[name].config).input_spec
+            if not baselines.takes(inputs):
+                self._say(f"No baselines on {name}: they take vectors, not {inputs}.")
                 todo = [job for job in todo if job.data != name or not job.method.baseline]
         return todo
 

@@ -146,8 +146,7 @@ def _baselines(
     They are for vectors. Models that are `known` are not fitted again.
     """
     spec = dataset.input_spec
-    vectors = isinstance(spec, jax.ShapeDtypeStruct) and len(spec.shape) == 1
-    if not (config.baselines and vectors and np.issubdtype(spec.dtype, np.floating)):
+    if not (config.baselines and baselines_lib.takes(spec)):
         return None
     test = dataset.test
     rows = sum(map(len, fitted))

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from sdjax import data as data_lib
 from sdjax.errors import InputError
@@ -285,7 +286,11 @@ def score(
         validation = outputs(setup, state, setup.dataset.validation).scores
     gallery = None
     rows = max(len(setup.dataset.train), len(setup.dataset.test))
-    if retrieves and rows <= setup.config.report.retrieval_rows:
+    most = setup.config.report.retrieval_rows
+    if retrieves and 0 < most < rows and is_main():
+        text = "No figures of neighbours: %s rows are more than report.retrieval_rows (%s)."
+        logging.log_first_n(logging.WARNING, text, 1, f"{rows:,}", f"{most:,}")
+    if retrieves and rows <= most:
         gallery = outputs(setup, state, setup.dataset.train, projects=projects)
     results = None
     with failing_together():

@@ -769,7 +769,7 @@ def test_data_at_the_edge_train_and_test(toy_config, tmp_path, case):
         make_setup(toy_config)
 
 
-def test_retrieval_is_that_of_the_embeddings(toy_config, tmp_path):
+def test_retrieval_is_that_of_the_embeddings(toy_config, tmp_path, caplog):
     setup = make_setup(toy_config)
     state = train(setup, tmp_path)
     results = score(setup, state, tmp_path)
@@ -796,3 +796,4 @@ def test_retrieval_is_that_of_the_embeddings(toy_config, tmp_path):
     toy_config.report.retrieval_rows = 60
     none = score(make_setup(toy_config), state, tmp_path)
     assert "retrieval" not in none
+    assert "neighbours: 70 rows are more than report.retrieval_rows (60)." in caplog.text

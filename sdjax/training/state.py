@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,8 @@ from sdjax.training.supervised import needs_counts
 
 Array = jax.Array
 Aux = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,29 +191,38 @@ def place(make: Callable[..., TrainState], mesh: Mesh, *given: Any) -> TrainStat
     return jax.jit(make, out_shardings=shardings)(*given)
 
 
+def _shared(make: Callable[Concatenate[Config, P], T]) -> Callable[Concatenate[Config, P], T]:
+    """Has `make` give the same object for the same arguments, so that runs share what is compiled.
+
+    The encoder is one of them, since its name may be that of another one by now.
+    """
+
+    @functools.lru_cache(maxsize=128)
+    def of_encoder(
+        encoder: registry.Encoder, config: Config, *rest: P.args, **named: P.kwargs
+    ) -> T:
+        return make(config, *rest, **named)
+
+    @functools.wraps(make)
+    def shared(config: Config, *rest: P.args, **named: P.kwargs) -> T:
+        return of_encoder(registry.ENCODERS[config.model.encoder], config, *rest, **named)
+
+    return shared
+
+
+@_shared
 def initializer(
     config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh
 ) -> Callable[..., TrainState]:
-    """`init_state` as a function of (key, initial), jitted and placed on `mesh`.
+    """`init_state` as a function of (key, initial), jitted and placed on `mesh`."""
 
-    The same arguments give the same function, so that runs that differ in their seeds share one
-    compilation; so does `beginner`.
-    """
-    # The name of an encoder may be that of another one by now.
-    return _initializer(config, registry.ENCODERS[config.model.encoder], spec, phase, mesh)
-
-
-@functools.lru_cache(maxsize=128)
-def _initializer(
-    config: Config, encoder: registry.Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
-) -> Callable[..., TrainState]:
     def make(key: Array, initial: Weights | None) -> TrainState:
         return init_state(config, spec, phase, key, initial)
 
     return functools.partial(place, make, mesh)
 
 
-@functools.lru_cache(maxsize=128)
+@_shared
 def beginner(
     config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh
 ) -> Callable[[TrainState], TrainState]:
@@ -223,15 +234,9 @@ def beginner(
     return functools.partial(place, make, mesh)
 
 
+@_shared
 def abstract(config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state in `phase`."""
-    return _abstract(config, registry.ENCODERS[config.model.encoder], spec, phase, mesh)
-
-
-@functools.lru_cache(maxsize=128)
-def _abstract(
-    config: Config, encoder: registry.Encoder, spec: ExampleSpec, phase: Phase, mesh: Mesh
-) -> TrainState:
     shapes = jax.eval_shape(lambda: init_state(config, spec, phase, jax.random.key(0)))
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),

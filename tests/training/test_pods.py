@@ -73,8 +73,10 @@ def test_two_processes_choose_as_one(toy_files, tmp_path):
 
 def test_two_processes_run_as_one(toy_files, alone, tmp_path):
     assert_each_row_once_an_epoch(alone.rows_read())
-    overrides = {"mesh.fsdp": 2, "report.baselines": True, "report.baseline_seconds": 200}
-    overrides["checkpoint_every"] = 10
+    overrides = {
+        "mesh.fsdp": 2, "report.baselines": True, "report.baseline_seconds": 200,
+        "checkpoint_every": 10,
+    }  # fmt: skip
     pod = check(toy_files, alone, tmp_path / "run", "2x2", report=True, **overrides)
     # Each reads its share: of a batch of 16 with 2 rows of padding at its end, the last 8.
     lines = map(json.loads, pod.path(1, "diary").read_text().splitlines())

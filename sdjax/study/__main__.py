@@ -26,7 +26,8 @@ from sdjax.study import plan as plan_lib
 from sdjax.study import space as space_lib
 
 _BASELINES = ("extra_trees", "logistic_regression", "nearest_neighbors")
-_SEVERAL = ("grid", "methods", "data", "space")  # flags that take all the words behind them
+# Flags that take all the words behind them.
+_SEVERAL = ("grid", "methods", "data", "space", "baselines")
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -60,10 +61,10 @@ def define_flags(values: flags.FlagValues) -> None:
         "Time, as 30m or 1h30m: only as many whole rounds of seeds as it holds.",
         flag_values=values,
     )
-    flags.DEFINE_bool(
+    flags.DEFINE_multi_string(
         "baselines",
-        False,
-        "Models of scikit-learn beside the methods: " + ", ".join(_BASELINES) + ".",
+        [],
+        f"Models of scikit-learn beside the methods, by name or all: {', '.join(_BASELINES)}.",
         flag_values=values,
     )
     flags.DEFINE_integer(
@@ -114,14 +115,19 @@ def run() -> None:
 
 
 def spread(argv: Sequence[str]) -> list[str]:
-    """`argv` with a flag before each of the words behind --grid, --data and the like."""
+    """`argv` with a flag before each of the words behind --grid, --data and the like.
+
+    Without a word behind it, --baselines stands for all of them.
+    """
     result, several = [], ""
-    for argument in argv:
+    for argument, following in zip(argv, [*argv[1:], "-"], strict=True):
         if argument.startswith("-"):
             name, equals, _ = argument.lstrip("-").partition("=")
             several = name if name in _SEVERAL else ""
             if equals or not several:
                 result.append(argument)
+            elif several == "baselines" and following.startswith("-"):
+                result.extend(f"--baselines={each}" for each in _BASELINES)
         else:
             result.append(f"--{several}={argument}" if several else argument)
     return result
@@ -184,7 +190,7 @@ def make_plan(
         grid=dict(grid),
         more={name: tuple(words) for name, words in more},
         seeds=given.seeds,
-        baselines=_BASELINES if given.baselines else (),
+        baselines=_baselines(given.baselines),
         trials=given.tune,
         space=space,
         sampler=given.sampler,
@@ -231,6 +237,15 @@ def _named(text: str, flag: str) -> tuple[str, list[str]]:
     if not (name.strip() and colon):
         raise InputError(f"--{flag} must be 'NAME: FIELD=VALUE ...', got {text!r}.")
     return name.strip(), shlex.split(rest)
+
+
+def _baselines(words: Sequence[str]) -> tuple[str, ...]:
+    """The names in words as "extra_trees,nearest_neighbors", each once, in one order."""
+    names = [name.strip() for word in words for name in word.split(",")]
+    for name in names:
+        if name not in _BASELINES:
+            raise InputError(f"--baselines must be of {', '.join(_BASELINES)}, got {name!r}.")
+    return tuple(name for name in _BASELINES if name in names)
 
 
 def _data_name(config: Config) -> str:

@@ -161,6 +161,23 @@ def test_flags_take_all_the_words_behind_them():
     assert command_line.spread(["study", "--seeds", "2", "x"]) == ["study", "--seeds", "2", "x"]
 
 
+def test_baselines_are_named_or_all():
+    def found(*words):
+        given = flags.FlagValues()
+        command_line.define_flags(given)
+        given(command_line.spread(["study", *words]))
+        return command_line.make_plan(["--seeds=1"], Config(), "yeast", given).baselines
+
+    assert found() == ()
+    all_of_them = ("extra_trees", "logistic_regression", "nearest_neighbors")
+    assert found("--baselines") == found("--baselines", "--seeds=2") == all_of_them
+    two = ("extra_trees", "nearest_neighbors")
+    assert found("--baselines", "nearest_neighbors", "extra_trees", "--seeds=2") == two
+    assert found("--baselines=nearest_neighbors,extra_trees") == two
+    with pytest.raises(InputError, match="nearest_neighbors, got 'trees'"):
+        found("--baselines=trees")
+
+
 def test_times():
     assert [command_line.seconds(text) for text in ("90s", "1h30m", "1.5h")] == [90, 5400, 5400]
     with pytest.raises(InputError, match="as 90s, 30m or 1h30m, got '30'"):

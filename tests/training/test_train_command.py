@@ -70,8 +70,11 @@ def test_errors_are_one_line_without_a_traceback_unless_asked_for(tmp_path, debu
         assert lines[1].startswith("Error: ")
 
 
-def interrupted_after(text, command):
-    """Exit status, and what came on standard error behind the first line with `text`, of Ctrl-C."""
+def interrupted_after(text, command, number=signal.SIGINT):
+    """Exit status, and what came on standard error behind the first line with `text`, of a signal.
+
+    By default that of Ctrl-C.
+    """
     # A shell that starts the tests in the background has them ignore it, and what they start.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -88,7 +91,7 @@ def interrupted_after(text, command):
     assert process.stderr is not None
     with process:
         assert any(text in line for line in process.stderr)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         behind = process.stderr.read()
     return process.returncode, behind
 
@@ -102,14 +105,17 @@ def test_ctrl_c_while_libraries_are_imported(command, module):
         assert line.startswith(("import time:", "Stopped by SIGINT."))
 
 
-@pytest.mark.parametrize("text", ["sdjax ", "Workdir", "Baselines:"])
-def test_ctrl_c_is_one_line(toy_files, finished, text):
+@pytest.mark.parametrize(
+    ("text", "name"), [("sdjax ", "SIGINT"), ("Workdir", "SIGTERM"), ("Baselines:", "SIGINT")]
+)
+def test_a_signal_outside_the_steps_is_one_line(toy_files, finished, text, name):
     """While data are read, the step is traced, and the finished run is tested again."""
     workdir, _ = finished
-    status, behind = interrupted_after(text, ["train.py", *own_data(toy_files, workdir)])
-    assert status == 128 + signal.SIGINT
+    number = signal.Signals[name]
+    status, behind = interrupted_after(text, ["train.py", *own_data(toy_files, workdir)], number)
+    assert status == 128 + number
     lines = behind.splitlines()
-    assert lines[-1] == "Stopped by SIGINT. The same command resumes from what is saved."
+    assert lines[-1] == f"Stopped by {name}. The same command resumes from what is saved."
     told = ("Data ", "Inputs", "Labels", "Devices", "Candidates", "Workdir", "The run is finished")
     assert all(line.startswith((*told, "Baselines:")) for line in lines[:-1])
 

@@ -50,23 +50,28 @@ def work(
       environment: variables that it finds.
       settings: of jax, which has been imported before.
     """
-    with log.open("ab") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-            os.dup2(file.fileno(), stream.fileno())
-    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     os.environ.update(environment)
     for name, value in settings.items():
         jax.config.update(name, value)
-    sys.argv = ["train.py", *arguments]
     observe(diary, plan)
     if report:
         leave_figures_empty()
     else:
         run.write_report = lambda *_: None
     compile_quickly()
+    command(log, arguments)
+
+
+def command(log: Path, arguments: list[str]) -> None:
+    """`train.py` with these arguments; what it prints goes to `log`."""
+    with log.open("ab") as file:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+            os.dup2(file.fileno(), stream.fileno())
+    sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
+    sys.argv = [str(ROOT / "train.py"), *arguments]
     try:
-        runpy.run_path(str(ROOT / "train.py"), run_name="__main__")
+        runpy.run_path(sys.argv[0], run_name="__main__")
     finally:
         # As at the end of an interpreter, which a forked process does not come to.
         threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]

@@ -58,6 +58,14 @@ def fork_context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
+def forked_command(log: Path, arguments: list[str]) -> tuple[int | None, str]:
+    """Exit status of `train.py` with these arguments, and what it printed; also in `log`."""
+    process = fork_context().Process(target=pod_worker.command, args=(log, arguments))
+    process.start()
+    process.join(SECONDS)
+    return process.exitcode, log.read_text()
+
+
 class Pod:
     """The processes of a run of `train.py` on the toy data.
 

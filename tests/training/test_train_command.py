@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from compilation import quick_environment
+from pods import forked_command
 
 import sdjax
 from sdjax.configs import FOLDER, with_paths
@@ -44,27 +45,28 @@ def train(*arguments):
     ],
 )
 def test_wrong_flags(arguments, text, tmp_path):
-    done = train(f"--workdir={tmp_path / 'run'}", *arguments)
-    assert done.returncode != 0
-    assert text in done.stderr
+    status, told = forked_command(tmp_path / "log", [f"--workdir={tmp_path / 'run'}", *arguments])
+    assert status not in (0, None)
+    assert text in told
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("debug", [False, True])
 def test_errors_are_one_line_without_a_traceback_unless_asked_for(tmp_path, debug):
-    done = train(
+    arguments = [
         *(["--debug"] if debug else []),
         f"--workdir={tmp_path / 'run'}",
         f"--config={ROOT / 'configs' / 'own_data.py'}",
         f"--config.data.train={tmp_path / 'train.npz'}",
         f"--config.data.test={tmp_path / 'test.npz'}",
-    )
-    assert done.returncode == 1
-    assert "no such file" in done.stderr
-    lines = done.stderr.splitlines()
+    ]
+    status, told = forked_command(tmp_path / "log", arguments)
+    assert status == 1
+    assert "no such file" in told
+    lines = told.splitlines()
     if debug:
         assert lines[1].startswith("Traceback")
-        assert "make_setup" in done.stderr
+        assert "make_setup" in told
     else:
         assert len(lines) == 2
         assert lines[1].startswith("Error: ")

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def environment():
-    return {**os.environ, **quick_environment(), "JAX_PLATFORMS": "cpu"}
+    return {**os.environ, **quick_environment(), "JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": "1"}
 
 
 def train(*arguments):

@@ -20,8 +20,7 @@ from sdjax.errors import InputError, check_no_words, ending_in_a_line
 from sdjax.forecast.forecast import Forecast, forecast
 from sdjax.forecast.topology import NOTES, topology
 from sdjax.training.recipes import make_phases
-from sdjax.training.setup import program_config
-from sdjax.training.state import ExampleSpec
+from sdjax.training.state import ExampleSpec, program_config
 
 _TOPOLOGY = flags.DEFINE_list(
     "topology", ["v5e:4x4"], "TPU slices, such as v5e:4x4, or GPUs, such as h100:8 or h100:16."

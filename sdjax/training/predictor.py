@@ -27,8 +27,8 @@ from sdjax.training.state import (
     TrainState,
     Weights,
     abstract,
-    init_model,
     model_graph,
+    model_shapes,
 )
 
 AnyPreprocess = Preprocess | TextPreprocess
@@ -318,7 +318,7 @@ def initial_weights(config: Config, spec: ExampleSpec, label_names: tuple[str, .
       FileNotFoundError: if there is no such run.
     """
     source = load(config.model.init_from)
-    wanted = jax.eval_shape(lambda: init_model(config, spec, jax.random.key(0)))
+    _, wanted = model_shapes(config, spec)
     parts = ["encoder", "adapters", "projection"]
     if source.label_names == label_names:
         parts.append("classifier")

@@ -82,7 +82,7 @@ def train(setup: Setup, workdir: Path | None = None, *, profile: bool = False) -
             if step >= phase.stop or run.out_of_patience(step):
                 continue
             if step == phase.start and step > 0:
-                state = beginner(setup.program, setup.spec, phase, setup.mesh)(state)
+                state = beginner(setup.config, setup.spec, phase, setup.mesh)(state)
             state = run.train_phase(phase, step, state)
             step = int(state.step)
         if checkpoints is not None:

@@ -31,6 +31,7 @@ from sdjax.training.state import (
     initializer,
     make_model,
     model_graph,
+    program_config,
 )
 from sdjax.training.step import make_train_step
 
@@ -87,7 +88,7 @@ class Setup:
 
     def initial_state(self) -> TrainState:
         """The state before the first step."""
-        make = initializer(self.program, self.spec, self.phases[0], self.mesh)
+        make = initializer(self.config, self.spec, self.phases[0], self.mesh)
         return make(jax.random.key(self.config.seed), self.initial)
 
     def abstract_state(self, position: Position) -> TrainState:
@@ -103,7 +104,7 @@ class Setup:
                 f"{self.position(step)}: the data of the run have changed."
             )
         phase = phase_of_step(self.phases, step)
-        return abstract(self.program, self.spec, phase, self.mesh)
+        return abstract(self.config, self.spec, phase, self.mesh)
 
     def position(self, step: int) -> Position:
         """Where the data stands after `step` steps, in numbers that any number of devices reads."""
@@ -172,26 +173,11 @@ def make_setup(
         mesh=mesh,
         spec=spec,
         phases=make_phases(config, _steps_per_epoch(config, dataset)),
-        graph=model_graph(program_config(config), spec),
+        graph=model_graph(config, spec),
         initial=_initial_weights(config, dataset, spec),
     )
     _trace(setup)
     return setup
-
-
-def program_config(config: Config) -> Config:
-    """`config` with the defaults of the fields that change no compiled program."""
-    default = Config()
-    names = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
-    names += ("select_by", "patience", "candidates", "refit", "thresholds")
-    return dataclasses.replace(
-        config,
-        **{name: getattr(default, name) for name in names},
-        seed=0,
-        data=default.data,
-        report=default.report,
-        model=dataclasses.replace(config.model, init_from="", weights=""),
-    )
 
 
 def with_published_sizes(config: Config) -> Config:
@@ -320,7 +306,7 @@ def _trace(setup: Setup) -> None:
     """Traces the programs of every phase, so that what cannot run fails before it is begun."""
     batch = setup.spec.batch(setup.config.batch_size, batch_sharding(setup.mesh))
     for phase in setup.phases:
-        state = abstract(setup.program, setup.spec, phase, setup.mesh)
+        state = abstract(setup.config, setup.spec, phase, setup.mesh)
         common = (setup.program, phase, setup.graph, setup.mesh)
         jax.eval_shape(make_train_step(*common), state, batch)
         jax.eval_shape(make_losses(*common), state.best, state.aux, batch)

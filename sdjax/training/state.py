@@ -119,6 +119,42 @@ class TrainState(NamedTuple):
         return Weights(self.params, self.aux["variables"])
 
 
+def program_config(config: Config) -> Config:
+    """`config` with the defaults of the fields that change no compiled program."""
+    default = Config()
+    names = ("log_every", "evaluate_every", "checkpoint_every", "keep_checkpoints")
+    names += ("select_by", "patience", "candidates", "refit", "thresholds")
+    return dataclasses.replace(
+        config,
+        **{name: getattr(default, name) for name in names},
+        seed=0,
+        data=default.data,
+        report=default.report,
+        model=dataclasses.replace(config.model, init_from="", weights=""),
+    )
+
+
+def _shared(make: Callable[Concatenate[Config, P], T]) -> Callable[Concatenate[Config, P], T]:
+    """Has `make` give the same object for the same arguments, so that runs share what is compiled.
+
+    Of the config what programs depend on is compared; and the encoder, since its name may be that
+    of another one by now.
+    """
+
+    @functools.lru_cache(maxsize=128)
+    def of_encoder(
+        encoder: registry.Encoder | None, config: Config, *rest: P.args, **named: P.kwargs
+    ) -> T:
+        return make(config, *rest, **named)
+
+    @functools.wraps(make)
+    def shared(config: Config, *rest: P.args, **named: P.kwargs) -> T:
+        encoder = registry.ENCODERS.get(config.model.encoder)
+        return of_encoder(encoder, program_config(config), *rest, **named)
+
+    return shared
+
+
 def make_model(config: Config, spec: ExampleSpec, key: Array | int = 0) -> Model:
     """The model of one member, with fresh parameters."""
     rngs = nnx.Rngs(params=key)
@@ -128,7 +164,18 @@ def make_model(config: Config, spec: ExampleSpec, key: Array | int = 0) -> Model
 
 def model_graph(config: Config, spec: ExampleSpec) -> nnx.GraphDef:
     """The structure of the model of one member, without parameters."""
-    return nnx.graphdef(nnx.eval_shape(lambda: make_model(config, spec)))
+    return model_shapes(config, spec)[0]
+
+
+@_shared
+def model_shapes(config: Config, spec: ExampleSpec) -> tuple[nnx.GraphDef, Weights]:
+    """The structure of the model of one member, and shapes and dtypes of all members' weights."""
+    graph, *parts = nnx.split(nnx.eval_shape(lambda: make_model(config, spec)), nnx.Param, ...)
+
+    def of_members(x: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((config.model.members, *x.shape), x.dtype)
+
+    return graph, Weights(*jax.tree.map(of_members, parts))
 
 
 def init_model(config: Config, spec: ExampleSpec, key: Array) -> Weights:
@@ -157,13 +204,19 @@ def init_state(
     weights = init_model(config, spec, params_key)
     if initial is not None:
         weights = Weights(*map(nnx.merge_state, weights, initial))
+    return _first_state(config, spec, phase, step_key, weights)
+
+
+def _first_state(
+    config: Config, spec: ExampleSpec, phase: Phase, key: Array, weights: Weights
+) -> TrainState:
     state = TrainState(
         step=jnp.asarray(phase.start, jnp.int32),
         params=weights.params,
         aux={"variables": weights.variables},
         opt_state=None,
         average=None,
-        key=jax.random.key_data(step_key),
+        key=jax.random.key_data(key),
     )
     return begin_phase(state, config, spec, phase)
 
@@ -189,25 +242,6 @@ def place(make: Callable[..., TrainState], mesh: Mesh, *given: Any) -> TrainStat
     """The state that `make` makes of `given`, computed where it lies on the devices of `mesh`."""
     shardings = state_sharding(jax.eval_shape(make, *given), mesh)
     return jax.jit(make, out_shardings=shardings)(*given)
-
-
-def _shared(make: Callable[Concatenate[Config, P], T]) -> Callable[Concatenate[Config, P], T]:
-    """Has `make` give the same object for the same arguments, so that runs share what is compiled.
-
-    The encoder is one of them, since its name may be that of another one by now.
-    """
-
-    @functools.lru_cache(maxsize=128)
-    def of_encoder(
-        encoder: registry.Encoder, config: Config, *rest: P.args, **named: P.kwargs
-    ) -> T:
-        return make(config, *rest, **named)
-
-    @functools.wraps(make)
-    def shared(config: Config, *rest: P.args, **named: P.kwargs) -> T:
-        return of_encoder(registry.ENCODERS[config.model.encoder], config, *rest, **named)
-
-    return shared
 
 
 @_shared
@@ -237,7 +271,8 @@ def beginner(
 @_shared
 def abstract(config: Config, spec: ExampleSpec, phase: Phase, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state in `phase`."""
-    shapes = jax.eval_shape(lambda: init_state(config, spec, phase, jax.random.key(0)))
+    make = functools.partial(_first_state, config, spec, phase)
+    shapes = jax.eval_shape(make, jax.random.key(0), model_shapes(config, spec)[1])
     return jax.tree.map(
         lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         shapes,

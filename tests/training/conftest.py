@@ -2,6 +2,7 @@ import copy
 
 import jax
 import pytest
+from drawing import leave_figures_empty
 from pods import write_toy_files
 
 from sdjax.config import Config
@@ -19,9 +20,12 @@ def compilation_cache(tmp_path_factory, worker_id):
     jax.config.update("jax_compilation_cache_dir", None)
 
 
-@pytest.fixture(autouse=True)
-def without_figures(undrawn):
+@pytest.fixture(scope="module", autouse=True)
+def without_figures():
     """Runs are tested here, not what their reports show."""
+    with pytest.MonkeyPatch.context() as patch:
+        leave_figures_empty(patch.setattr)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -591,6 +591,15 @@ def test_seeds_of_a_setup_share_what_is_compiled(toy_config):
     assert built[0] == built[1]
 
 
+def test_the_network_is_built_once_for_all_runs_of_a_kind(toy_config, tmp_path, monkeypatch):
+    """Also for a run with another seed and diary, and for those who use its model."""
+    train_all(toy_config, tmp_path / "first")
+    monkeypatch.setattr("sdjax.training.state.Model", lambda *_, **__: pytest.fail("built anew"))
+    toy_config.seed, toy_config.log_every = 5, 2
+    train_all(toy_config, tmp_path / "second")
+    load(tmp_path / "second")
+
+
 def test_logged_training_values_are_means_of_the_interval(toy_config, tmp_path):
     train_all(toy_config, tmp_path / "each")
     toy_config.log_every = 5

@@ -47,6 +47,7 @@ def _summing(result: NamedSharding | None) -> Callable[[list[Array]], list[Array
     return jax.jit(checksums, out_shardings=result)
 
 
+@jax.jit  # traced once for all leaves of a shape
 def _checksum(x: Array) -> Array:
     bits = _bits(x)
     place = jnp.zeros(bits.shape, jnp.uint32)

@@ -10,8 +10,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # The helpers beside this file are importable whatever pytest's import mode is.
 sys.path.insert(0, os.path.dirname(__file__))
 
-import gc
-
+import garbage
 import hypothesis
 import jax
 import pytest
@@ -22,8 +21,7 @@ from drawing import leave_figures_empty
 hypothesis.settings.register_profile("sdjax", deadline=None, derandomize=True, print_blob=False)
 hypothesis.settings.load_profile("sdjax")
 
-# With the defaults of Python, a quarter of the time of the training tests goes into collections.
-gc.set_threshold(10_000, 20, 20)
+garbage.collect_seldom()
 
 LOSS_TESTS = ("test_relations", "test_losses_")
 # Compiled as users compile; the others take the quick path through the compiler.
@@ -50,20 +48,14 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    spare_the_old()
-
-
-def spare_the_old():
-    """Collects garbage, and has later collections pass over all that is there now."""
-    gc.collect()
-    gc.freeze()
+    garbage.collect()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compilation(request):
     compile_quickly(is_quick(request))
     yield
-    spare_the_old()
+    garbage.collect()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,6 @@
 """`train.py` under observation: notes the rows that it reads, and ends where it is told to."""
 
 import atexit
-import gc
 import json
 import os
 import runpy
@@ -12,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import garbage
 import jax
 from compilation import compile_quickly
 from drawing import leave_figures_empty
@@ -23,9 +23,8 @@ ROOT = Path(__file__).parents[2]
 TRAIN_ROWS = 70  # of the toy data
 
 # Processes are forked off one that has imported all this.
-gc.set_threshold(10_000, 20, 20)
-gc.collect()
-gc.freeze()
+garbage.collect_seldom()
+garbage.collect()
 
 
 def work(

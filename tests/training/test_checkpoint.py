@@ -1,7 +1,6 @@
 import copy
 import errno
 import functools
-import gc
 import json
 import logging
 import os
@@ -12,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import garbage
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -86,7 +86,7 @@ def restore(folder, abstract=abstract, **options):
         return checkpoints.restore_newest(abstract)
     finally:
         checkpoints.close()
-        gc.collect()  # what threads of Orbax leave behind belongs to this test
+        garbage.collect()  # what threads of Orbax leave behind belongs to this test
 
 
 @pytest.fixture(scope="module")
@@ -668,7 +668,7 @@ def test_metrics_that_cannot_be_read_stop_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint_lib, "read_manifest", raising(OSError(errno.EIO, "error")))
     with pytest.raises(UnreadableCheckpointError, match=r"step 2 .* \[Errno 5\] error"):
         Checkpoints(tmp_path / "c", best_by="mAP")
-    gc.collect()
+    garbage.collect()
 
 
 def test_a_metric_that_is_not_there(tmp_path):

@@ -112,9 +112,7 @@ class Plan:
             else f"{each.rpartition('.')[2]}={values[each]}"
             for each in fields
         ]
-        if not parts:
-            parts = ["bce"] if config.recipe == "bce" else [config.recipe, config.loss.name]
-        return " ".join(parts)
+        return " ".join(parts) or _name_of(config)
 
     def _baselines(self) -> list[Method]:
         if not self.baselines:
@@ -215,6 +213,16 @@ def identity(config: Config) -> str:
     content = {k: v for k, v in content.items() if not k.startswith(_NO_PART)}
     text = json.dumps([content, list(config.candidates)], sort_keys=True)
     return f"{zlib.crc32(text.encode()):08x}"
+
+
+def _name_of(config: Config) -> str:
+    """Recipe and loss; those of candidates are known once validation has chosen one of them."""
+    found = {
+        "bce" if each.recipe == "bce" else f"{each.recipe} {each.loss.name}"
+        for kind in config_lib.INPUT_KINDS
+        for each in config_lib.candidates(config, kind).values()
+    }
+    return found.pop() if len(found) == 1 else "best candidate"
 
 
 def folder_name(text: str) -> str:

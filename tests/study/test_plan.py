@@ -45,6 +45,8 @@ def test_fields_that_a_loss_has_no_use_for():
     grid = {"loss.name": ("sd", "jaccard"), "loss.threshold": ("0.3", "0.5")}
     assert names(grid) == ["sd", "jaccard threshold=0.3", "jaccard threshold=0.5"]
     assert names({}) == ["joint sd"]
+    assert names({}, Config(candidates=("recipe=bce", "recipe=joint"))) == ["best candidate"]
+    assert names({}, Config(candidates=("dense: seed=1", "dense: seed=2"))) == ["joint sd"]
     assert names({"pretrain.epochs": ("1", "2")}, Config(recipe="bce")) == ["bce"]
     grid = {"supervised.name": ("bce", "focal"), "supervised.gamma": ("1", "2")}
     assert names(grid) == ["bce", "focal gamma=1.0", "focal gamma=2.0"]

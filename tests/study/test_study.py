@@ -321,7 +321,7 @@ def test_a_run_that_chooses_among_candidates(toy_config, tmp_path):
     plan = Plan({"toy": DataSet(config)}, baselines=("nearest_neighbors",))
     frame = study.run(plan, tmp_path)
     assert list(frame["status"]) == ["done", "done"]
-    (folder,) = tmp_path.glob("runs/toy/joint_sd-*/0")
+    (folder,) = tmp_path.glob("runs/toy/best_candidate-*/0")
     entry = json.loads((folder / "run.json").read_text())
     assert len(entry["selection"]["candidates"]) == 2
     assert not (folder / "checkpoints").exists() and not (folder / "selection").exists()

@@ -26,12 +26,18 @@ garbage.collect_seldom()
 LOSS_TESTS = ("test_relations", "test_losses_")
 # Compiled as users compile; the others take the quick path through the compiler.
 OPTIMIZED_TESTS = ("test_losses_transforms", "test_metrics", "test_forecast")
+# Files that take half a minute of a core.
+LONG_TESTS = ("test_losses_tiled", "test_losses_exchange")
 # Nothing is set for these: jax is as users have it.
 TESTS_OF_DEFAULTS = ("test_losses_float32",)
 
 
 def is_quick(item):
     return not item.path.name.startswith((*OPTIMIZED_TESTS, *TESTS_OF_DEFAULTS))
+
+
+def is_long(item):
+    return "training" in item.path.parts or item.path.name.startswith(LONG_TESTS)
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -44,7 +50,7 @@ def pytest_collection_modifyitems(items):
 
     Before them go those that are compiled as users compile: all else is forgotten in between.
     """
-    items.sort(key=lambda item: (is_quick(item), "training" not in item.path.parts))
+    items.sort(key=lambda item: (is_quick(item), not is_long(item)))
 
 
 def pytest_collection_finish():

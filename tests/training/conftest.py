@@ -3,6 +3,7 @@ import copy
 import jax
 import pytest
 from drawing import leave_figures_empty
+from pod_worker import FEW_TREES
 from pods import write_toy_files
 
 from sdjax.config import Config
@@ -21,10 +22,11 @@ def compilation_cache(tmp_path_factory, worker_id):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def without_figures():
-    """Runs are tested here, not what their reports show."""
+def small_reports():
+    """Runs are tested here, not what their reports show: no figures, and few trees."""
     with pytest.MonkeyPatch.context() as patch:
         leave_figures_empty(patch.setattr)
+        patch.setattr("sdjax.report.baselines.TREES", FEW_TREES)
         yield
 
 

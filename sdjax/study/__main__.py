@@ -19,6 +19,7 @@ from ml_collections import config_flags
 from sdjax import __version__
 from sdjax import config as config_lib
 from sdjax._src import stop
+from sdjax.checks import one_of
 from sdjax.config import Config
 from sdjax.configs import run_with_config, typed_command, with_paths
 from sdjax.errors import InputError, check_no_words
@@ -26,8 +27,8 @@ from sdjax.study import plan as plan_lib
 from sdjax.study import space as space_lib
 
 _BASELINES = ("extra_trees", "logistic_regression", "nearest_neighbors")
-# Flags that take all the words behind them.
-_SEVERAL = ("grid", "methods", "data", "space", "baselines")
+# Flags that take all the words behind them, and the words that they stand for without any.
+_SEVERAL = {"grid": (), "methods": (), "data": (), "space": (), "baselines": _BASELINES}
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -115,10 +116,7 @@ def run() -> None:
 
 
 def spread(argv: Sequence[str]) -> list[str]:
-    """`argv` with a flag before each of the words behind --grid, --data and the like.
-
-    Without a word behind it, --baselines stands for all of them.
-    """
+    """`argv` with a flag before each of the words behind --grid, --data and the like."""
     result, several = [], ""
     for argument, following in zip(argv, [*argv[1:], "-"], strict=True):
         if argument.startswith("-"):
@@ -126,8 +124,8 @@ def spread(argv: Sequence[str]) -> list[str]:
             several = name if name in _SEVERAL else ""
             if equals or not several:
                 result.append(argument)
-            elif several == "baselines" and following.startswith("-"):
-                result.extend(f"--baselines={each}" for each in _BASELINES)
+            elif following.startswith("-"):
+                result.extend(f"--{several}={word}" for word in _SEVERAL[several])
         else:
             result.append(f"--{several}={argument}" if several else argument)
     return result
@@ -241,10 +239,7 @@ def _named(text: str, flag: str) -> tuple[str, list[str]]:
 
 def _baselines(words: Sequence[str]) -> tuple[str, ...]:
     """The names in words as "extra_trees,nearest_neighbors", each once, in one order."""
-    names = [name.strip() for word in words for name in word.split(",")]
-    for name in names:
-        if name not in _BASELINES:
-            raise InputError(f"--baselines must be of {', '.join(_BASELINES)}, got {name!r}.")
+    names = [one_of("baseline", n.strip(), _BASELINES) for word in words for n in word.split(",")]
     return tuple(name for name in _BASELINES if name in names)
 
 

@@ -176,7 +176,7 @@ def test_baselines_are_named_or_all():
     two = ("extra_trees", "nearest_neighbors")
     assert found("--baselines", "nearest_neighbors", "extra_trees", "--seeds=2") == two
     assert found("--baselines=nearest_neighbors,extra_trees") == two
-    with pytest.raises(InputError, match="nearest_neighbors, got 'trees'"):
+    with pytest.raises(InputError, match="baseline 'trees'. Did you mean 'extra_trees'. Known: "):
         found("--baselines=trees")
 
 

@@ -61,14 +61,14 @@ def work(
     else:
         run.write_report = lambda *_: None
     compile_quickly()
-    command(log, arguments)
+    command(log, log, arguments)
 
 
-def command(log: Path, arguments: list[str]) -> None:
-    """`train.py` with these arguments; what it prints goes to `log`."""
-    with log.open("ab") as file:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
+def command(out: Path, errors: Path, arguments: list[str]) -> None:
+    """`train.py` with these arguments; what it prints goes to two files, or to one."""
+    for stream, path in ((sys.stdout, out), (sys.stderr, errors)):
+        stream.flush()
+        with path.open("ab") as file:
             os.dup2(file.fileno(), stream.fileno())
     sys.stdout.reconfigure(line_buffering=True)  # pyright: ignore[reportAttributeAccessIssue]
     sys.argv = [str(ROOT / "train.py"), *arguments]

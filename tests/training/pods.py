@@ -58,12 +58,13 @@ def fork_context() -> multiprocessing.context.ForkServerContext:
     return context
 
 
-def forked_command(log: Path, arguments: list[str]) -> tuple[int | None, str]:
-    """Exit status of `train.py` with these arguments, and what it printed; also in `log`."""
-    process = fork_context().Process(target=pod_worker.command, args=(log, arguments))
+def forked_command(folder: Path, arguments: list[str]) -> tuple[int | None, str]:
+    """Exit status and standard error of `train.py` with these arguments; files go to `folder`."""
+    files = folder / "out", folder / "errors"
+    process = fork_context().Process(target=pod_worker.command, args=(*files, arguments))
     process.start()
     process.join(SECONDS)
-    return process.exitcode, log.read_text()
+    return process.exitcode, files[1].read_text()
 
 
 class Pod:

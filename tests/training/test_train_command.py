@@ -45,9 +45,9 @@ def train(*arguments):
     ],
 )
 def test_wrong_flags(arguments, text, tmp_path):
-    status, told = forked_command(tmp_path / "log", [f"--workdir={tmp_path / 'run'}", *arguments])
+    status, errors = forked_command(tmp_path, [f"--workdir={tmp_path / 'run'}", *arguments])
     assert status not in (0, None)
-    assert text in told
+    assert text in errors
     assert not (tmp_path / "run").exists()
 
 
@@ -60,13 +60,13 @@ def test_errors_are_one_line_without_a_traceback_unless_asked_for(tmp_path, debu
         f"--config.data.train={tmp_path / 'train.npz'}",
         f"--config.data.test={tmp_path / 'test.npz'}",
     ]
-    status, told = forked_command(tmp_path / "log", arguments)
+    status, errors = forked_command(tmp_path, arguments)
     assert status == 1
-    assert "no such file" in told
-    lines = told.splitlines()
+    assert "no such file" in errors
+    lines = errors.splitlines()
     if debug:
         assert lines[1].startswith("Traceback")
-        assert "make_setup" in told
+        assert "make_setup" in errors
     else:
         assert len(lines) == 2
         assert lines[1].startswith("Error: ")
